@@ -1,0 +1,92 @@
+"""How a stage ends: failure classes, exit codes and the outcome a pod leaves in its termination message."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import Document
+from finetune_api.results import Artifact, EvaluationResult, Prepared
+
+# Kubernetes keeps at most this many bytes of /dev/termination-log.
+MAX_TERMINATION_MESSAGE_BYTES = 4096
+
+
+class Stage(StrEnum):
+    PREPARE = "prepare"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    PUBLISH = "publish"
+
+
+class FailureClass(StrEnum):
+    """Why a job or an attempt failed. Each has one exit code, except those that the pod cannot report itself."""
+
+    USER_ERROR = "UserError"
+    DATA_ERROR = "DataError"
+    OUT_OF_MEMORY = "OutOfMemory"
+    DIVERGED = "Diverged"
+    STORAGE = "Storage"
+    RENDEZVOUS = "Rendezvous"
+    HUNG = "Hung"
+    PREEMPTED = "Preempted"
+    DEVICE_MISSING = "DeviceMissing"
+    VERIFICATION = "Verification"
+    INTERNAL = "Internal"
+    POD_LOST = "PodLost"
+    SECRET_MISSING = "SecretMissing"
+    UNSCHEDULABLE = "Unschedulable"
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the trainer's processes. 1 and 2 are left to the interpreter, above 125 to shells and signals."""
+
+    SUCCESS = 0
+    USER_ERROR = 10
+    DATA_ERROR = 11
+    OUT_OF_MEMORY = 12
+    DIVERGED = 13
+    STORAGE = 14
+    RENDEZVOUS = 15
+    HUNG = 16
+    PREEMPTED = 17
+    DEVICE_MISSING = 18
+    VERIFICATION = 19
+    INTERNAL = 20
+
+
+EXIT_CODE_OF_CLASS = {failure: ExitCode[failure.name] for failure in FailureClass if failure.name in ExitCode.__members__}
+CLASS_OF_EXIT_CODE = {code: failure for failure, code in EXIT_CODE_OF_CLASS.items()}
+
+
+class Failure(Document):
+    """A failure in words that a user can act on."""
+
+    failure_class: Annotated[
+        FailureClass, Field(alias="class", description="Kind of failure, such as UserError, DataError or PodLost.")
+    ]
+    message: Annotated[str, Field(max_length=2048, description="What happened.")]
+    remedy: Annotated[str, Field(max_length=1024, description="What to do about it.")]
+
+
+class StageOutcome(Document):
+    """What a pod says of its stage when it ends. Exactly one of ``failure`` and the stage's result is set."""
+
+    stage: Stage
+    failure: Failure | None = None
+    prepared: Prepared | None = None
+    artifact: Artifact | None = None
+    evaluation: EvaluationResult | None = None
+
+    def to_termination_message(self) -> str:
+        """JSON of at most 4,096 bytes; a long failure message is cut, results are bounded by their schema."""
+        text = self.to_json()
+        excess = len(text.encode()) - MAX_TERMINATION_MESSAGE_BYTES
+        if excess <= 0 or self.failure is None:
+            return text
+        # JSON escapes can take several bytes per character: halve until it fits rather than count them.
+        keep = max(len(self.failure.message) // 2, 1)
+        shorter = self.failure.model_copy(update={"message": self.failure.message[:keep] + "…"})
+        return self.model_copy(update={"failure": shorter}).to_termination_message()

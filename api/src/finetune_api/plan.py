@@ -1,0 +1,158 @@
+"""The run plan: the one document a pod reads, made by the operator or, without a cluster, by the command line."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import Document, quantity_value
+from finetune_api.results import Prepared
+from finetune_api.spec import AddressingStyle, FineTuneJobSpec, S3Access
+
+PLAN_FILE = "plan.json"
+OUTPUT = "output"
+MODEL = "model"
+
+# Environment of the pods that is not in the plan because it differs between the pods of one job.
+NODE_RANK_VARIABLE = "JOB_COMPLETION_INDEX"
+TERMINATION_LOG_VARIABLE = "FINETUNE_TERMINATION_LOG"
+DEFAULT_TERMINATION_LOG = "/dev/termination-log"
+WORKSPACE_VARIABLE = "FINETUNE_WORKSPACE"
+DEFAULT_WORKSPACE = "/workspace"
+SIMULATED_GPUS_VARIABLE = "FINETUNE_SIMULATED_GPUS"
+
+
+class Device(StrEnum):
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class JobReference(Document):
+    """The job that a plan belongs to."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class StoreAccess(Document):
+    """How to reach the store of one use.
+
+    ``endpoint_url`` may also be ``file:///folder``: each bucket is then a folder below it. Credentials come from the
+    environment variables ``<environment_prefix>AWS_ACCESS_KEY_ID`` and so on, else from the AWS default chain.
+    """
+
+    endpoint_url: Annotated[str | None, Field(default=None, alias="endpointURL")]
+    region: str | None = None
+    addressing_style: AddressingStyle = AddressingStyle.AUTO
+    environment_prefix: str | None = None
+
+
+class World(Document):
+    """Processes of the training, and how they find each other."""
+
+    nodes: Annotated[int, Field(ge=1)]
+    processes_per_node: Annotated[int, Field(ge=1)]
+    threads_per_process: Annotated[int, Field(ge=1)]
+    device: Device
+    master_address: str
+    master_port: Annotated[int, Field(ge=1, le=65535)]
+
+    @property
+    def size(self) -> int:
+        return self.nodes * self.processes_per_node
+
+
+class ProgressEndpoint(Document):
+    """Where and how to report progress."""
+
+    url: str
+    certificate_authority: Annotated[str, Field(description="PEM of the CA that signed the server's certificate.")]
+    token_file: str
+
+
+class RunPlan(Document):
+    """Everything that a stage needs to know."""
+
+    job: JobReference
+    attempt: Annotated[int, Field(ge=0, description="Number of the training attempt; 0 in the prepare stage.")]
+    spec: FineTuneJobSpec
+    world: World
+    stores: Annotated[dict[str, StoreAccess], Field(description="By use: output, model, train-0, validation-0, ...")]
+    claims: Annotated[dict[str, str], Field(default_factory=dict, description="Mount path of each claim.")]
+    hub_token_variable: str | None = None
+    hub_cache: Annotated[str | None, Field(default=None, description="Folder that is HF_HOME.")]
+    progress: ProgressEndpoint | None = None
+    prepared: Prepared | None = None
+
+
+def store_uses(spec: FineTuneJobSpec) -> dict[str, S3Access]:
+    """Access of every use of a store in a spec; a source without settings of its own uses those of the output."""
+    fallback = spec.output.s3
+    validation = spec.dataset.validation.sources if spec.dataset.validation else None
+    uses = {OUTPUT: fallback, MODEL: spec.model.s3 or fallback}
+    uses |= {f"train-{index}": source.s3 or fallback for index, source in enumerate(spec.dataset.train)}
+    uses |= {f"validation-{index}": source.s3 or fallback for index, source in enumerate(validation or ())}
+    return uses
+
+
+def environment_prefix(use: str) -> str:
+    """Prefix of the environment variables that hold the credentials of one use, such as ``TRAIN_0_``."""
+    return use.upper().replace("-", "_") + "_"
+
+
+def cluster_stores(spec: FineTuneJobSpec) -> dict[str, StoreAccess]:
+    """Stores as pods in a cluster reach them: credentials by prefixed variables where a Secret is named."""
+    return {
+        use: StoreAccess(
+            endpoint_url=access.endpoint_url,
+            region=access.region,
+            addressing_style=access.addressing_style,
+            environment_prefix=environment_prefix(use) if access.credentials_secret_ref else None,
+        )
+        for use, access in store_uses(spec).items()
+    }
+
+
+def claims_of(spec: FineTuneJobSpec) -> tuple[str, ...]:
+    """Names of the PersistentVolumeClaims that a spec reads, sorted."""
+    validation = spec.dataset.validation.sources if spec.dataset.validation else None
+    sources = [spec.model.source, *(source.source for source in (*spec.dataset.train, *(validation or ())))]
+    claims = {uri.removeprefix("pvc://").partition("/")[0] for uri in sources if uri.startswith("pvc://")}
+    if spec.model.hugging_face and spec.model.hugging_face.cache_claim:
+        claims.add(spec.model.hugging_face.cache_claim)
+    return tuple(sorted(claims))
+
+
+def world_of(spec: FineTuneJobSpec, master_address: str, master_port: int) -> World:
+    """The processes that a spec asks for. Threads follow from the manifest, never from the machine: the order of
+    floating-point sums, and so the result, would depend on it."""
+    resources = spec.resources
+    share = quantity_value(resources.cpu) / Decimal(resources.processes)
+    return World(
+        nodes=resources.nodes,
+        processes_per_node=resources.processes,
+        threads_per_process=max(1, int(share)),
+        device=Device.CUDA if resources.gpus_per_node else Device.CPU,
+        master_address=master_address,
+        master_port=master_port,
+    )
+
+
+def gradient_accumulation_steps(spec: FineTuneJobSpec) -> int:
+    """Micro-batches that each process computes per optimizer step."""
+    return spec.hyperparameters.global_batch_size // (spec.deepspeed.micro_batch_size * spec.resources.world_size)
+
+
+def total_steps(spec: FineTuneJobSpec, rows: int) -> int:
+    """Optimizer steps of a run over ``rows`` training rows.
+
+    Epochs follow each other without a gap and the last batch is filled from the next epoch: no row is dropped.
+    """
+    hyperparameters = spec.hyperparameters
+    if hyperparameters.max_steps:
+        return hyperparameters.max_steps
+    return max(1, -(-rows * (hyperparameters.epochs or 1) // hyperparameters.global_batch_size))

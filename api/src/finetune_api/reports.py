@@ -1,0 +1,60 @@
+"""Progress reports: what a training pod POSTs to the operator while it works."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import DecimalString, Document
+from finetune_api.outcomes import Stage
+
+MAX_REPORT_BYTES = 64 * 1024
+TOKEN_FILE_NAME = "token"
+
+
+def audience(namespace: str, name: str, uid: str) -> str:
+    """Audience of the token that one job's pods report with; no other job's token carries it."""
+    return f"finetune.dev/{namespace}/{name}/{uid}"
+
+
+def report_path(namespace: str, name: str) -> str:
+    """Path of the report endpoint of one job."""
+    return f"/v1/namespaces/{namespace}/finetunejobs/{name}/progress"
+
+
+class Progress(Document):
+    """Where training is. Metrics are decimal strings."""
+
+    step: Annotated[int, Field(ge=0, description="Optimizer steps done.")]
+    total_steps: Annotated[int, Field(ge=1, description="Optimizer steps of the whole run.")]
+    percent: Annotated[int, Field(ge=0, le=100, description="Share of the steps done, in percent.")]
+    epoch: Annotated[DecimalString, Field(description="Passes over the training data done.")]
+    loss: Annotated[DecimalString | None, Field(default=None, description="Training loss of the last step, nats per token.")]
+    eval_loss: Annotated[
+        DecimalString | None, Field(default=None, description="Last held-out loss, nats per token.")
+    ]
+    learning_rate: Annotated[DecimalString | None, Field(default=None, description="Learning rate of the last step.")]
+    grad_norm: Annotated[
+        DecimalString | None, Field(default=None, description="Global L2 norm of the gradients before clipping.")
+    ]
+    tokens_per_second: Annotated[
+        DecimalString | None, Field(default=None, description="Training tokens per second over all processes.")
+    ]
+    eta: Annotated[
+        str | None,
+        Field(default=None, max_length=32, description="Expected time to the end of training, such as 1h05m or 42s."),
+    ]
+    updated: Annotated[datetime, Field(description="When the trainer measured this.")]
+
+
+class ProgressReport(Document):
+    """One report. Of several, the one with the highest attempt and then sequence number counts."""
+
+    uid: Annotated[str, Field(min_length=1, max_length=64)]
+    attempt: Annotated[int, Field(ge=1)]
+    sequence: Annotated[int, Field(ge=0)]
+    stage: Stage
+    message: Annotated[str | None, Field(default=None, max_length=256)]
+    progress: Progress | None = None

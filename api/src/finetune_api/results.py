@@ -1,0 +1,59 @@
+"""What the stages find out: the prepared run, the evaluation and the published artifact."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import DecimalString, Document
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+RunId = Annotated[str, Field(pattern=r"^r-[0-9a-f]{20}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class SplitSummary(Document):
+    """Counts of one split of the prepared data."""
+
+    digest: Annotated[Digest, Field(description="Digest of the content of the files that were read.")]
+    rows: Annotated[Count, Field(description="Rows.")]
+    tokens: Annotated[Count, Field(description="Tokens, after truncation.")]
+    loss_tokens: Annotated[Count, Field(description="Tokens that carry loss.")]
+    truncated: Annotated[Count, Field(description="Rows cut to hyperparameters.maxSequenceLength.")]
+
+
+class EvaluationResult(Document):
+    """Held-out loss, in nats per token, of the base model and of the trained one on the same rows."""
+
+    loss_before: Annotated[DecimalString, Field(description="Held-out loss of the base model, in nats per token.")]
+    loss_after: Annotated[DecimalString, Field(description="Held-out loss after training, in nats per token.")]
+
+
+class Artifact(Document):
+    """A published artifact that was read back and verified."""
+
+    uri: Annotated[str, Field(alias="uri", max_length=2048, description="s3:// folder of the artifact.")]
+    kind: Annotated[str, Field(max_length=32, description="adapter or model.")]
+    manifest_digest: Annotated[Digest, Field(description="SHA-256 of manifest.json.")]
+    content_digest: Annotated[
+        Digest, Field(description="Digest over the files that make the model, without records such as timings.")
+    ]
+    files: Annotated[Count, Field(description="Files in the artifact, without manifest.json.")]
+    total_bytes: Annotated[Count, Field(alias="bytes", description="Size of these files, in bytes.")]
+
+
+class Prepared(Document):
+    """What the prepare stage resolved; everything that the run ID stands for."""
+
+    run_id: Annotated[RunId, Field(alias="runID")]
+    model_digest: Annotated[Digest, Field(description="Digest of the model's files.")]
+    model_revision: Annotated[str | None, Field(default=None, max_length=128, description="Commit of an hf:// model.")]
+    data_uri: Annotated[str, Field(alias="dataURI", max_length=2048, description="s3:// folder of the tokenized data.")]
+    train: SplitSummary
+    validation: SplitSummary | None = None
+    steps: Annotated[int, Field(ge=1, description="Optimizer steps of the whole run.")]
+    adopted: Annotated[
+        Artifact | None, Field(default=None, description="The artifact, when this run is already published and intact.")
+    ]
+    adopted_evaluation: EvaluationResult | None = None

@@ -1,0 +1,169 @@
+"""The FineTuneJob's status."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import Document
+from finetune_api.outcomes import Failure, Stage
+from finetune_api.reports import Progress
+from finetune_api.results import Artifact, EvaluationResult, RunId, SplitSummary
+
+
+class ConditionType(StrEnum):
+    """Types of the job's conditions."""
+
+    VALIDATED = "Validated"
+    PREPARED = "Prepared"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    ARTIFACT_VERIFIED = "ArtifactVerified"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+class Reason(StrEnum):
+    """Reasons of the job's conditions and Events."""
+
+    PENDING = "Pending"
+    SPEC_VALID = "SpecValid"
+    SPEC_INVALID = "SpecInvalid"
+    PREPARING = "Preparing"
+    PREPARED = "Prepared"
+    PREPARE_FAILED = "PrepareFailed"
+    SECRET_NOT_FOUND = "SecretNotFound"
+    STARTING = "Starting"
+    PODS_PENDING = "PodsPending"
+    TRAINING = "Training"
+    RETRYING = "Retrying"
+    FINISHED = "Finished"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    NOT_SUSPENDED = "NotSuspended"
+    PUBLISHED = "Published"
+    ADOPTED = "Adopted"
+    NOT_PUBLISHED = "NotPublished"
+    RUN_FAILED = "RunFailed"
+    NOT_FAILED = "NotFailed"
+    SETTLED = "Settled"
+
+
+class State(StrEnum):
+    """One word for the printer column. It may grow: decide on conditions, not on this."""
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    STARTING = "Starting"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    PUBLISHING = "Publishing"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class ConditionStatus(StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(Document):
+    """A standard Kubernetes condition."""
+
+    type: Annotated[ConditionType, Field(description="Type of the condition.")]
+    status: Annotated[ConditionStatus, Field(description="True, False or Unknown.")]
+    reason: Annotated[Reason, Field(description="Reason of the last transition, one CamelCase word.")]
+    message: Annotated[str, Field(default="", max_length=4096, description="The same in words, with a remedy if it failed.")]
+    last_transition_time: Annotated[datetime, Field(description="When status last changed.")]
+    observed_generation: Annotated[int, Field(ge=0, description="metadata.generation that this was computed from.")]
+
+
+class StageStatus(Document):
+    """One stage of the way of a job."""
+
+    name: Annotated[Stage, Field(description="prepare, train, evaluate or publish.")]
+    started: Annotated[datetime | None, Field(default=None, description="When it began, in its newest attempt.")]
+    finished: Annotated[datetime | None, Field(default=None, description="When it was done.")]
+    message: Annotated[str | None, Field(default=None, max_length=1024, description="What it found.")]
+
+
+class AttemptStatus(Document):
+    """One start of the training pods."""
+
+    number: Annotated[int, Field(ge=1, description="Number of the attempt, from 1.")]
+    started: Annotated[datetime | None, Field(default=None, description="When its Job was created.")]
+    finished: Annotated[datetime | None, Field(default=None, description="When it ended.")]
+    outcome: Annotated[
+        str | None, Field(default=None, max_length=64, description="Succeeded, Suspended or a failure class.")
+    ]
+    message: Annotated[str | None, Field(default=None, max_length=1024, description="Why it ended.")]
+
+
+class PlanStatus(Document):
+    """What was decided before training began."""
+
+    world_size: Annotated[int, Field(ge=1, description="Training processes over all pods.")]
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, description="Micro-batches per process and optimizer step.")]
+    total_steps: Annotated[int | None, Field(default=None, ge=1, description="Optimizer steps of the whole run.")]
+    model_digest: Annotated[str | None, Field(default=None, max_length=80, description="Digest of the model's files.")]
+    model_revision: Annotated[str | None, Field(default=None, max_length=128, description="Commit of an hf:// model.")]
+    data_uri: Annotated[
+        str | None, Field(default=None, alias="dataURI", max_length=2048, description="Folder of the tokenized data.")
+    ]
+    train: Annotated[SplitSummary | None, Field(default=None, description="Counts of the training split.")]
+    validation: Annotated[SplitSummary | None, Field(default=None, description="Counts of the held-out split.")]
+
+
+class FineTuneJobStatus(Document):
+    """What the operator observed. ``progress`` has a field manager of its own."""
+
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            default=(),
+            max_length=16,
+            description="Conditions of the job. Complete and Failed are final.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+        ),
+    ]
+    observed_generation: Annotated[
+        int | None, Field(default=None, ge=0, description="metadata.generation that this status was computed from.")
+    ]
+    state: Annotated[State | None, Field(default=None, description="One word for people; the set of words may grow.")]
+    run_id: Annotated[
+        RunId | None, Field(default=None, alias="runID", description="Digest of what defines the result of the run.")
+    ]
+    plan: Annotated[PlanStatus | None, Field(default=None, description="What was decided before training began.")]
+    stages: Annotated[
+        tuple[StageStatus, ...],
+        Field(
+            default=(),
+            max_length=8,
+            description="Stages of the run, in order.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ]
+    progress: Annotated[Progress | None, Field(default=None, description="Where training is, at most 5 s old.")]
+    attempts: Annotated[
+        tuple[AttemptStatus, ...],
+        Field(
+            default=(),
+            max_length=1001,
+            description="Starts of the training pods.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
+        ),
+    ]
+    artifact: Annotated[Artifact | None, Field(default=None, description="The published artifact.")]
+    evaluation: Annotated[EvaluationResult | None, Field(default=None, description="Held-out loss before and after.")]
+    failure: Annotated[Failure | None, Field(default=None, description="Why the job failed.")]
+    start_time: Annotated[datetime | None, Field(default=None, description="When the operator first saw the job.")]
+    completion_time: Annotated[
+        datetime | None, Field(default=None, description="When the job became Complete or Failed.")
+    ]

@@ -1,0 +1,80 @@
+"""Source URIs of the resource: hf://org/name, s3://bucket/key and pvc://claim/path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune_api.errors import InvalidSource
+
+
+@dataclass(frozen=True)
+class S3Location:
+    """An object or prefix; ``key`` has no leading and no trailing slash."""
+
+    bucket: str
+    key: str
+
+    def child(self, *parts: str) -> S3Location:
+        return S3Location(self.bucket, "/".join(part for part in (self.key, *parts) if part))
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}".rstrip("/")
+
+
+@dataclass(frozen=True)
+class ClaimLocation:
+    """A file or folder inside a PersistentVolumeClaim; ``path`` is relative to its root."""
+
+    claim: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"pvc://{self.claim}/{self.path}".rstrip("/")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A repository on a Hugging Face hub."""
+
+    repository: str
+
+    def __str__(self) -> str:
+        return f"hf://{self.repository}"
+
+
+Location = S3Location | ClaimLocation | HubModel
+
+
+def parse_source(uri: str) -> Location:
+    """Reads a source URI.
+
+    Raises:
+        InvalidSource: unknown scheme, missing bucket, claim or repository, or a path that leaves its root.
+    """
+    scheme, separator, rest = uri.partition("://")
+    root, _, path = rest.partition("/")
+    if not separator or not root:
+        raise InvalidSource(f"{uri!r} is not a source: use s3://bucket/path, pvc://claim/path or hf://org/name")
+    path = path.strip("/")
+    if any(part in ("..", ".") for part in path.split("/")):
+        raise InvalidSource(f"{uri!r} must not contain '.' or '..' as a path segment")
+    match scheme:
+        case "s3":
+            return S3Location(root, path)
+        case "pvc":
+            return ClaimLocation(root, path)
+        case "hf":
+            return HubModel(rest.strip("/"))
+    raise InvalidSource(f"{uri!r} has the unknown scheme {scheme!r}: use s3://, pvc:// or hf://")
+
+
+def parse_destination(uri: str) -> S3Location:
+    """Reads an output destination, which is always ``s3://bucket/prefix``.
+
+    Raises:
+        InvalidSource: any other scheme.
+    """
+    location = parse_source(uri)
+    if not isinstance(location, S3Location):
+        raise InvalidSource(f"{uri!r} cannot be written to: use s3://bucket/prefix")
+    return location
