@@ -1,0 +1,50 @@
+"""Everything that the sandbox raises on purpose, and the exit code that the command line gives for it."""
+
+from __future__ import annotations
+
+
+class SandboxError(Exception):
+    """Base of every error of this package."""
+
+    exit_code = 1
+
+
+class InvalidShape(SandboxError):
+    """The cluster that was asked for cannot be: a negative count, a malformed quantity."""
+
+    exit_code = 2
+
+
+class NotRunning(SandboxError):
+    """There is no sandbox in the state directory, or none of its processes is alive."""
+
+    exit_code = 3
+
+
+class AlreadyRunning(SandboxError):
+    """Another sandbox lives in the state directory."""
+
+
+class StateDirectoryRefused(SandboxError):
+    """The state directory holds files that are not a sandbox's, or cannot be written."""
+
+
+class PartFailed(SandboxError):
+    """A part of the cluster (etcd, kube-apiserver, ...) ended or never got ready; the message has its log's tail."""
+
+
+class RequestFailed(SandboxError):
+    """The API server or the object store answered a request of the sandbox's own with an error."""
+
+
+class CompileFailed(SandboxError):
+    """The control plane's modules are there, but the Go compiler failed."""
+
+
+class ControlPlaneUnavailable(SandboxError):
+    """No control plane can be had here: no binaries, and no Go toolchain or no Go modules to compile them.
+
+    The exit code is EX_UNAVAILABLE of sysexits.h, so that a script can fall back to running without a cluster.
+    """
+
+    exit_code = 69

@@ -1,0 +1,49 @@
+"""How large a sandbox is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_sandbox.errors import InvalidShape
+
+# The non-negative subset of Kubernetes quantities: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+_QUANTITY = re.compile(r"\d+(\.\d+)?([EPTGMk]i?|Ki|m)?")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The nodes of a sandbox.
+
+    Capacity is what the scheduler counts with, not what the machine has: the default of 64 CPUs and 64Gi lets every
+    pod of a small training job be placed on a laptop.
+    """
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+    cpus_per_node: str = "64"
+    memory_per_node: str = "64Gi"
+    simulate: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise InvalidShape for what no cluster can be."""
+        if self.nodes < 1:
+            raise InvalidShape(f"--nodes must be at least 1, not {self.nodes}")
+        if self.gpus_per_node < 0:
+            raise InvalidShape(f"--gpus-per-node must not be negative, not {self.gpus_per_node}")
+        for option, value in (("--cpus-per-node", self.cpus_per_node), ("--memory-per-node", self.memory_per_node)):
+            if not _QUANTITY.fullmatch(value) or not float(re.match(r"[\d.]+", value)[0]):  # type: ignore[index]
+                raise InvalidShape(f"{option} must be a quantity above zero such as 8 or 64Gi, not {value!r}")
+
+    def node_entries(self) -> list[dict[str, Any]]:
+        """The nodes as the node agent's configuration lists them."""
+        return [
+            {
+                "name": f"sandbox-{index}",
+                "cpu": self.cpus_per_node,
+                "memory": self.memory_per_node,
+                "gpus": self.gpus_per_node,
+            }
+            for index in range(self.nodes)
+        ]
