@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from finetune_api.crd import job_crd
 
 FOLDER = Path(__file__).resolve().parent.parent / "crds"
@@ -30,7 +29,11 @@ def rendered() -> dict[str, str]:
     """Content of every generated file by name."""
     crds = {"finetune.dev_finetunejobs.yaml": job_crd()}
     files = {name: _dump(crd) for name, crd in crds.items()}
-    kustomization = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": sorted(crds)}
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": sorted(crds),
+    }
     return files | {"kustomization.yaml": _dump(kustomization)}
 
 

@@ -22,7 +22,7 @@ _DROPPED = frozenset({"title", "$defs", "additionalProperties"})
 _NAME_RULES = (
     (
         f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
-        f"metadata.name must be at most {MAX_NAME_LENGTH} characters, since names of pods and Services are made from it",
+        f"metadata.name must be at most {MAX_NAME_LENGTH} characters, since names of pods are made from it",
     ),
     (
         "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
@@ -32,7 +32,12 @@ _NAME_RULES = (
 
 _PRINTER_COLUMNS = (
     {"name": "State", "type": "string", "jsonPath": ".status.state"},
-    {"name": "Progress", "type": "string", "jsonPath": ".status.progress.percent", "description": "Steps done, in percent."},
+    {
+        "name": "Progress",
+        "type": "string",
+        "jsonPath": ".status.progress.percent",
+        "description": "Steps done, in percent.",
+    },
     {"name": "ETA", "type": "string", "jsonPath": ".status.progress.eta"},
     {"name": "Loss", "type": "string", "jsonPath": ".status.progress.loss"},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
@@ -104,7 +109,7 @@ def job_schema() -> Schema:
     """OpenAPI v3 schema of the whole FineTuneJob."""
     return {
         "type": "object",
-        "description": "Fine-tunes one model on one dataset and publishes a verified artifact to S3-compatible storage.",
+        "description": "Fine-tunes a model on a dataset and publishes a verified artifact to S3-compatible storage.",
         "required": ["spec"],
         **validations(*_NAME_RULES),
         "properties": {

@@ -57,8 +57,10 @@ class ExitCode(IntEnum):
     INTERNAL = 20
 
 
-EXIT_CODE_OF_CLASS = {failure: ExitCode[failure.name] for failure in FailureClass if failure.name in ExitCode.__members__}
-CLASS_OF_EXIT_CODE = {code: failure for failure, code in EXIT_CODE_OF_CLASS.items()}
+EXIT_CODE_OF_CLASS = {
+    failure: ExitCode[failure.name] for failure in FailureClass if failure.name in ExitCode.__members__
+}
+CLASS_OF_EXIT_CODE: dict[int, FailureClass] = {code.value: failure for failure, code in EXIT_CODE_OF_CLASS.items()}
 
 
 class Failure(Document):

@@ -31,10 +31,10 @@ class Progress(Document):
     total_steps: Annotated[int, Field(ge=1, description="Optimizer steps of the whole run.")]
     percent: Annotated[int, Field(ge=0, le=100, description="Share of the steps done, in percent.")]
     epoch: Annotated[DecimalString, Field(description="Passes over the training data done.")]
-    loss: Annotated[DecimalString | None, Field(default=None, description="Training loss of the last step, nats per token.")]
-    eval_loss: Annotated[
-        DecimalString | None, Field(default=None, description="Last held-out loss, nats per token.")
+    loss: Annotated[
+        DecimalString | None, Field(default=None, description="Training loss of the last step, nats per token.")
     ]
+    eval_loss: Annotated[DecimalString | None, Field(default=None, description="Last held-out loss, nats per token.")]
     learning_rate: Annotated[DecimalString | None, Field(default=None, description="Learning rate of the last step.")]
     grad_norm: Annotated[
         DecimalString | None, Field(default=None, description="Global L2 norm of the gradients before clipping.")

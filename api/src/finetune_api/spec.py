@@ -18,7 +18,7 @@ from finetune_api.base import (
 
 MAX_NAME_LENGTH = 48
 
-_MODEL_SOURCE = r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?)$"  # noqa: E501
+_MODEL_SOURCE = r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?)$"
 _DATA_SOURCE = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/.+)$"
 _DESTINATION = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/].*)?$"
 
@@ -130,7 +130,7 @@ class HubAccess(Document):
         ResourceName | None,
         Field(
             default=None,
-            description="PersistentVolumeClaim that holds a Hugging Face cache (its root is HF_HOME), mounted read-only.",
+            description="PersistentVolumeClaim that holds a Hugging Face cache (its root is HF_HOME), read-only.",
         ),
     ]
     offline: Annotated[
@@ -331,13 +331,15 @@ class MethodSpec(Document):
 
     objective: Annotated[
         Objective,
-        Field(default=Objective.SFT, description="sft: supervised fine-tuning, cross-entropy on the assistant's turns."),
+        Field(
+            default=Objective.SFT, description="sft: supervised fine-tuning, cross-entropy on the assistant's turns."
+        ),
     ]
     tuning: Annotated[
         Tuning,
         Field(
             default=Tuning.LORA,
-            description="lora trains a low-rank adapter and publishes the adapter; full trains and publishes all weights.",
+            description="lora trains and publishes a low-rank adapter; full trains and publishes all weights.",
         ),
     ]
     lora: Annotated[LoraOptions | None, Field(default=None, description="Options of tuning lora.")]
@@ -396,9 +398,7 @@ class HyperparametersSpec(Document):
             "deepspeed.microBatchSize; the rest is gradient accumulation.",
         ),
     ]
-    max_sequence_length: Annotated[
-        int, Field(default=1024, ge=8, le=1_048_576, description="Longest row, in tokens.")
-    ]
+    max_sequence_length: Annotated[int, Field(default=1024, ge=8, le=1_048_576, description="Longest row, in tokens.")]
     precision: Annotated[
         Precision,
         Field(
@@ -412,7 +412,9 @@ class HyperparametersSpec(Document):
     ]
     seed: Annotated[
         int,
-        Field(default=42, ge=0, le=2_147_483_647, description="Seed of data order, adapter initialisation and dropout."),
+        Field(
+            default=42, ge=0, le=2_147_483_647, description="Seed of data order, adapter initialisation and dropout."
+        ),
     ]
 
 
@@ -527,7 +529,7 @@ def _immutable(field: str) -> dict[str, object]:
     return validations(
         (
             "self == oldSelf",
-            f"spec.{field} is immutable, since it defines the run; delete this FineTuneJob or create one of another name",
+            f"spec.{field} is immutable, since it defines the run; create a FineTuneJob of another name",
         )
     )
 
@@ -539,8 +541,8 @@ class FineTuneJobSpec(Document):
         "json_schema_extra": validations(
             (
                 "self.hyperparameters.precision != 'bf16' || self.deepspeed.zeroStage != 0",
-                "bf16 with ZeRO stage 0 gives wrong losses in DeepSpeed; set spec.deepspeed.zeroStage to 1 or higher, or "
-                "spec.hyperparameters.precision to fp32",
+                "bf16 with ZeRO stage 0 gives wrong losses in DeepSpeed; set spec.deepspeed.zeroStage to 1 or higher "
+                "or spec.hyperparameters.precision to fp32",
             ),
             (
                 "self.hyperparameters.globalBatchSize % (self.deepspeed.microBatchSize * self.resources.nodes * "
@@ -605,7 +607,7 @@ class FineTuneJobSpec(Document):
         bool,
         Field(
             default=False,
-            description="true stops the training pods and frees their resources; false starts again, from the first step.",
+            description="true ends the pods and frees their resources; false starts again from the first step.",
         ),
     ]
     backoff_limit: Annotated[
@@ -618,5 +620,3 @@ class FineTuneJobSpec(Document):
             "deleted pod. Errors in the manifest or the data are never retried.",
         ),
     ]
-
-

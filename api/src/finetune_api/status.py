@@ -80,7 +80,9 @@ class Condition(Document):
     type: Annotated[ConditionType, Field(description="Type of the condition.")]
     status: Annotated[ConditionStatus, Field(description="True, False or Unknown.")]
     reason: Annotated[Reason, Field(description="Reason of the last transition, one CamelCase word.")]
-    message: Annotated[str, Field(default="", max_length=4096, description="The same in words, with a remedy if it failed.")]
+    message: Annotated[
+        str, Field(default="", max_length=4096, description="The same in words, with a remedy if it failed.")
+    ]
     last_transition_time: Annotated[datetime, Field(description="When status last changed.")]
     observed_generation: Annotated[int, Field(ge=0, description="metadata.generation that this was computed from.")]
 
@@ -107,10 +109,13 @@ class AttemptStatus(Document):
 
 
 class PlanStatus(Document):
-    """What was decided before training began."""
+    """What was decided before training began. It is looked up anew before every attempt."""
 
+    attempt: Annotated[int, Field(ge=1, description="Attempt that this was decided for.")]
     world_size: Annotated[int, Field(ge=1, description="Training processes over all pods.")]
-    gradient_accumulation_steps: Annotated[int, Field(ge=1, description="Micro-batches per process and optimizer step.")]
+    gradient_accumulation_steps: Annotated[
+        int, Field(ge=1, description="Micro-batches per process and optimizer step.")
+    ]
     total_steps: Annotated[int | None, Field(default=None, ge=1, description="Optimizer steps of the whole run.")]
     model_digest: Annotated[str | None, Field(default=None, max_length=80, description="Digest of the model's files.")]
     model_revision: Annotated[str | None, Field(default=None, max_length=128, description="Commit of an hf:// model.")]

@@ -1,0 +1,1 @@
+"""The control plane: watches FineTuneJobs, starts their pods and writes their status."""

@@ -1,0 +1,339 @@
+"""What to do about one job: a pure function from what is seen to what is created, deleted and said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_api.job import FineTuneJob
+from finetune_api.outcomes import Failure, FailureClass, Stage
+from finetune_api.results import Artifact, EvaluationResult, Prepared
+from finetune_api.status import AttemptStatus, ConditionType, FineTuneJobStatus, Reason, State
+from pydantic import ValidationError
+
+from finetune_operator import progression
+from finetune_operator.conditions import Phase, conditions, is_true
+from finetune_operator.failures import (
+    REMEDIES,
+    SUCCEEDED,
+    SUSPENDED,
+    UNREAD,
+    failure_of_attempt,
+    may_retry,
+    next_start,
+)
+from finetune_operator.objects import Platform, prepare_objects, training_objects
+from finetune_operator.observation import ChildJob, Observation, Pod
+
+Object = dict[str, Any]
+
+_STATE_OF_STAGE = {
+    Stage.PREPARE: State.STARTING,
+    Stage.TRAIN: State.TRAINING,
+    Stage.EVALUATE: State.EVALUATING,
+    Stage.PUBLISH: State.PUBLISHING,
+}
+_CONFIG_ERROR = "CreateContainerConfigError"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Settings that decisions depend on."""
+
+    platform: Platform
+    secret_grace: timedelta
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, in this order: create, delete, write the status; then look again after a while."""
+
+    status: FineTuneJobStatus | None
+    create: tuple[Object, ...] = ()
+    delete_jobs: tuple[str, ...] = ()
+    requeue_after: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One look at one job, with the status as it is being changed."""
+
+    job: FineTuneJob
+    seen: Observation
+    policy: Policy
+    status: FineTuneJobStatus
+
+    @property
+    def number(self) -> int:
+        return progression.attempt_number(self.status)
+
+    @property
+    def now(self) -> datetime:
+        return self.seen.now
+
+    def told(self, status: FineTuneJobStatus) -> _Turn:
+        return replace(self, status=status)
+
+    def settle(self, phase: Phase, **rest: Any) -> Decision:
+        """The decision that leaves the job in a phase."""
+        generation = self.job.metadata.generation
+        status = self.status.model_copy(
+            update={
+                "conditions": conditions(phase, self.status.conditions, generation, self.now),
+                "observed_generation": generation,
+                "state": phase.state,
+                "start_time": self.status.start_time or self.now,
+            }
+        )
+        return Decision(status=status, **rest)
+
+
+def decide(seen: Observation, policy: Policy) -> Decision:
+    """Decides about one job. Nothing but its arguments counts, so that any crash is followed by the same decision."""
+    if seen.manifest["metadata"].get("deletionTimestamp"):
+        return Decision(status=None)
+    status = _known_status(seen.manifest)
+    try:
+        job = FineTuneJob.from_manifest({**seen.manifest, "status": {}})
+    except ValidationError as error:
+        return _invalid(seen, status, error)
+    turn = _Turn(job, seen, policy, status)
+    if _final(status):
+        return _unchanged(turn)
+    if job.spec.suspend:
+        return _suspend(turn)
+    if progression.open_attempt(status):
+        return _follow(turn)
+    return _begin(turn)
+
+
+def _known_status(manifest: Object) -> FineTuneJobStatus:
+    """The status as last written. One that cannot be read is as good as none: storage and children know the rest."""
+    try:
+        return FineTuneJobStatus.model_validate(manifest.get("status") or {})
+    except ValidationError:
+        return FineTuneJobStatus()
+
+
+def _final(status: FineTuneJobStatus) -> bool:
+    return is_true(status.conditions, ConditionType.COMPLETE) or is_true(status.conditions, ConditionType.FAILED)
+
+
+def _unchanged(turn: _Turn) -> Decision:
+    """A finished job stays what it is; only the generation it was seen at moves on."""
+    generation = turn.job.metadata.generation
+    seen = tuple(item.model_copy(update={"observed_generation": generation}) for item in turn.status.conditions)
+    return Decision(turn.status.model_copy(update={"conditions": seen, "observed_generation": generation}))
+
+
+def _invalid(seen: Observation, status: FineTuneJobStatus, error: ValidationError) -> Decision:
+    """A spec that the API server took under an older schema. It cannot be built, so it fails, and says why."""
+    problems = [f"spec.{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors()]
+    failure = Failure(
+        failure_class=FailureClass.USER_ERROR,
+        message="; ".join(problems)[:2048],
+        remedy=REMEDIES[FailureClass.USER_ERROR],
+    )
+    generation = seen.manifest["metadata"].get("generation", 0)
+    phase = Phase(State.FAILED, Reason.SPEC_INVALID, f"{failure.message}. {failure.remedy}")
+    changes = {
+        "conditions": conditions(phase, status.conditions, generation, seen.now),
+        "observed_generation": generation,
+        "state": State.FAILED,
+        "failure": failure,
+        "start_time": status.start_time or seen.now,
+        "completion_time": seen.now,
+    }
+    return Decision(status.model_copy(update=changes))
+
+
+def _fail(turn: _Turn, reason: Reason, failure: Failure) -> Decision:
+    phase = Phase(State.FAILED, reason, f"{failure.message}. {failure.remedy}", prepared=reason is Reason.RUN_FAILED)
+    status = turn.status.model_copy(update={"failure": failure, "completion_time": turn.now})
+    return turn.told(status).settle(phase)
+
+
+def _complete(turn: _Turn, reason: Reason, artifact: Artifact, evaluation: EvaluationResult | None) -> Decision:
+    changes = {"artifact": artifact, "evaluation": evaluation, "completion_time": turn.now}
+    phase = Phase(State.COMPLETE, reason, f"verified artifact at {artifact.uri}", prepared=True)
+    return turn.told(turn.status.model_copy(update=changes)).settle(phase)
+
+
+def _suspend(turn: _Turn) -> Decision:
+    """Ends every pod. What ran starts again from the first step on resume."""
+    active = [job for job in turn.seen.jobs if job.finished is None]
+    attempt = progression.open_attempt(turn.status)
+    if attempt and not (job := turn.seen.job_of(Stage.TRAIN, attempt.number)):
+        active_names: list[str] = []
+    elif attempt and job and job.finished:
+        # It ended before it could be suspended: its result counts.
+        return _follow(turn)
+    else:
+        active_names = [job.name for job in active if not job.deleting]
+    if attempt:
+        status = progression.ended_attempt(turn.status, attempt.number, SUSPENDED, "spec.suspend is true", turn.now)
+        turn = turn.told(status)
+    living = [pod for pod in turn.seen.pods if not pod.ended]
+    prepared = progression.prepared_from(turn.status, turn.number) is not None
+    message = f"waiting for {len(living)} pods to end" if living else "spec.suspend is true; set it to false to start"
+    phase = Phase(State.SUSPENDED, Reason.SUSPENDED, message, prepared=prepared, settling=bool(living))
+    return turn.settle(phase, delete_jobs=tuple(active_names))
+
+
+def _begin(turn: _Turn) -> Decision:
+    """Prepares the next attempt, then starts it."""
+    prepared = progression.prepared_from(turn.status, turn.number)
+    if prepared:
+        return _start(turn, prepared)
+    start = next_start(turn.status.attempts)
+    if start and start > turn.now:
+        phase = Phase(State.STARTING, Reason.RETRYING, f"attempt {turn.number} starts at {start.isoformat()}")
+        return turn.settle(phase, requeue_after=start - turn.now)
+    job = turn.seen.job_of(Stage.PREPARE, turn.number)
+    if job is None:
+        phase = Phase(State.PREPARING, Reason.PREPARING, "checking and preparing the inputs")
+        return turn.settle(phase, create=prepare_objects(turn.job, turn.policy.platform, turn.number))
+    return _prepare_ended(turn, job) if job.finished else _preparing(turn, job)
+
+
+def _preparing(turn: _Turn, job: ChildJob) -> Decision:
+    pods = turn.seen.pods_of(Stage.PREPARE, turn.number)
+    stage = progression.stage_of(turn.status, Stage.PREPARE)
+    if stage.started is None or stage.finished:
+        fresh = stage.model_copy(update={"started": job.created, "finished": None, "message": None})
+        turn = turn.told(progression.with_stage(turn.status, fresh))
+    blocked = next((pod for pod in pods if pod.waiting and pod.waiting[0] == _CONFIG_ERROR), None)
+    if blocked:
+        return _secret_missing(turn, blocked)
+    return turn.settle(
+        Phase(State.PREPARING, Reason.PREPARING, _waiting_for(pods) or "checking and preparing the inputs")
+    )
+
+
+def _secret_missing(turn: _Turn, pod: Pod) -> Decision:
+    """A Secret may arrive a moment after the job when both come from one commit: wait a little before failing."""
+    problem = pod.waiting[1] if pod.waiting else ""
+    failure = Failure(
+        failure_class=FailureClass.SECRET_MISSING,
+        message=f"{problem} in namespace {turn.job.metadata.namespace}",
+        remedy=REMEDIES[FailureClass.SECRET_MISSING],
+    )
+    left = (pod.created or turn.now) + turn.policy.secret_grace - turn.now
+    if left <= timedelta(0):
+        decision = _fail(turn, Reason.SECRET_NOT_FOUND, failure)
+        jobs = tuple(job.name for job in turn.seen.jobs if job.finished is None and not job.deleting)
+        return replace(decision, delete_jobs=jobs)
+    phase = Phase(State.PREPARING, Reason.SECRET_NOT_FOUND, f"{failure.message}. {failure.remedy}")
+    return turn.settle(phase, requeue_after=left + timedelta(seconds=1))
+
+
+def _prepare_ended(turn: _Turn, job: ChildJob) -> Decision:
+    pods = turn.seen.pods_of(Stage.PREPARE, turn.number)
+    prepared = next((pod.outcome.prepared for pod in pods if pod.outcome and pod.outcome.prepared), None)
+    if job.succeeded and prepared:
+        return _resolved(turn, job, prepared)
+    if job.succeeded:
+        # Its pod was removed before its result was read. Preparing again costs seconds and no GPU.
+        phase = Phase(State.PREPARING, Reason.PREPARING, "the prepare pod is gone; preparing again")
+        return turn.settle(phase, delete_jobs=() if job.deleting else (job.name,))
+    return _fail(turn, Reason.PREPARE_FAILED, failure_of_attempt(job, [pod for pod in pods if pod.ended], 1))
+
+
+def _resolved(turn: _Turn, job: ChildJob, prepared: Prepared) -> Decision:
+    if turn.status.run_id not in (None, prepared.run_id):
+        failure = Failure(
+            failure_class=FailureClass.USER_ERROR,
+            message=f"the model or the data changed while the job ran: {turn.status.run_id} is now {prepared.run_id}",
+            remedy="Create a FineTuneJob of another name for the new inputs, or restore the old ones.",
+        )
+        return _fail(turn, Reason.PREPARE_FAILED, failure)
+    status = progression.with_prepared(
+        turn.status, turn.job.spec, prepared, turn.number, job.created, job.finished or turn.now
+    )
+    turn = turn.told(status)
+    if prepared.adopted:
+        return _complete(turn, Reason.ADOPTED, prepared.adopted, prepared.adopted_evaluation)
+    return _start(turn, prepared)
+
+
+def _start(turn: _Turn, prepared: Prepared) -> Decision:
+    lingering = [pod for pod in turn.seen.pods if not pod.ended and pod.attempt != turn.number]
+    if lingering:
+        phase = Phase(
+            State.STARTING, Reason.PODS_PENDING, "waiting for pods of the attempt before to end", prepared=True
+        )
+        return turn.settle(phase, requeue_after=timedelta(seconds=5))
+    attempt = AttemptStatus(number=turn.number, started=turn.now)
+    create = training_objects(turn.job, turn.policy.platform, turn.number, prepared)
+    turn = turn.told(progression.with_attempt(turn.status, attempt))
+    phase = Phase(State.STARTING, Reason.STARTING, f"starting attempt {attempt.number}", prepared=True)
+    return turn.settle(phase, create=create)
+
+
+def _follow(turn: _Turn) -> Decision:
+    """An attempt is under way."""
+    number = turn.number
+    job = turn.seen.job_of(Stage.TRAIN, number)
+    pods = turn.seen.pods_of(Stage.TRAIN, number)
+    if job is None or (job.finished is None and job.deleting):
+        failure = failure_of_attempt(None, pods, turn.job.spec.resources.nodes)
+        return _attempt_failed(turn, failure)
+    if job.finished is None:
+        return _training(turn, pods)
+    if job.succeeded:
+        return _attempt_succeeded(turn, pods)
+    return _attempt_failed(turn, failure_of_attempt(job, pods, turn.job.spec.resources.nodes))
+
+
+def _training(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
+    nodes = turn.job.spec.resources.nodes
+    running = sum(1 for pod in pods if pod.phase == "Running" or pod.ended)
+    if running < nodes:
+        message = _waiting_for(pods) or f"{running} of {nodes} pods are running"
+        return turn.settle(Phase(State.STARTING, Reason.PODS_PENDING, message, prepared=True))
+    report = turn.seen.report
+    current = report is not None and report.uid == turn.job.metadata.uid and report.attempt == turn.number
+    stage = report.stage if report and current else _stage_reached(turn.status)
+    turn = turn.told(progression.entered(turn.status, stage, turn.now))
+    phase = Phase(_STATE_OF_STAGE[stage], Reason.TRAINING, f"{nodes} of {nodes} pods are running", prepared=True)
+    return turn.settle(phase)
+
+
+def _stage_reached(status: FineTuneJobStatus) -> Stage:
+    """The furthest stage that the status knows of: reports may be missing after a restart of the operator."""
+    started = [entry.name for entry in status.stages if entry.started and entry.name is not Stage.PREPARE]
+    return started[-1] if started else Stage.TRAIN
+
+
+def _waiting_for(pods: tuple[Pod, ...]) -> str | None:
+    """Why pods do not run yet, in the words of the scheduler or the kubelet."""
+    for pod in pods:
+        if pod.unschedulable:
+            return f"pod {pod.name} cannot be scheduled: {pod.unschedulable}"[:1024]
+        if pod.waiting and pod.waiting[0] not in ("ContainerCreating", "PodInitializing"):
+            return f"pod {pod.name} cannot start: {pod.waiting[0]}: {pod.waiting[1]}"[:1024]
+    return None
+
+
+def _attempt_succeeded(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
+    outcome = next((pod.outcome for pod in pods if pod.outcome and pod.outcome.artifact), None)
+    if outcome is None or outcome.artifact is None:
+        message = "the pods were gone before their result was read; looking for it in storage"
+        turn = turn.told(progression.ended_attempt(turn.status, turn.number, UNREAD, message, turn.now))
+        return turn.settle(Phase(State.PREPARING, Reason.PREPARING, message), requeue_after=timedelta(0))
+    number = turn.number
+    stages = progression.finished(turn.status, turn.now).stages
+    status = progression.ended_attempt(turn.status, number, SUCCEEDED, "", turn.now)
+    turn = turn.told(status.model_copy(update={"stages": stages}))
+    return _complete(turn, Reason.PUBLISHED, outcome.artifact, outcome.evaluation)
+
+
+def _attempt_failed(turn: _Turn, failure: Failure) -> Decision:
+    number = turn.number
+    status = progression.ended_attempt(turn.status, number, failure.failure_class.value, failure.message, turn.now)
+    turn = turn.told(status)
+    if not may_retry(failure, status.attempts, turn.job.spec.backoff_limit):
+        return _fail(turn, Reason.RUN_FAILED, failure)
+    phase = Phase(State.STARTING, Reason.RETRYING, f"attempt {number} ended: {failure.message}")
+    return turn.settle(phase, requeue_after=timedelta(0))

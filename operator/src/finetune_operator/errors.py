@@ -1,0 +1,45 @@
+"""Errors of the operator, all under :class:`OperatorError`.
+
+OperatorError
+├── ConfigurationError
+└── KubeError
+    ├── NotFound
+    ├── AlreadyExists
+    └── Conflict
+"""
+
+from __future__ import annotations
+
+
+class OperatorError(Exception):
+    """Base of every error that the operator raises."""
+
+
+class ConfigurationError(OperatorError):
+    """The operator was started with settings that cannot work."""
+
+
+class KubeError(OperatorError):
+    """The Kubernetes API refused a call.
+
+    Attributes:
+        status: HTTP status, 0 when no answer came.
+        reason: machine-readable reason of the API server, such as NotFound.
+    """
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{reason or status}: {message}")
+        self.status = status
+        self.reason = reason
+
+
+class NotFound(KubeError):
+    """The object does not exist."""
+
+
+class AlreadyExists(KubeError):
+    """An object of that name exists already."""
+
+
+class Conflict(KubeError):
+    """The object changed meanwhile, or is another one of the same name."""

@@ -1,0 +1,26 @@
+"""What is watched, and whom it concerns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kopf
+from finetune_api import GROUP, PLURAL, VERSION
+
+from finetune_operator.naming import JOB_LABEL
+from finetune_operator.reconcile import Key
+
+
+def register(registry: kopf.OperatorRegistry, concern: Callable[[Key], None]) -> None:
+    """Registers the event handlers. Raw events only: no finalizer and no annotation is ever put on an object."""
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    async def job_changed(*, namespace: str | None, name: str, **_: Any) -> None:
+        concern(Key(namespace or "", name))
+
+    @kopf.on.event("batch", "v1", "jobs", registry=registry)
+    @kopf.on.event("", "v1", "pods", registry=registry)
+    async def child_changed(*, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+        if owner := labels.get(JOB_LABEL):
+            concern(Key(namespace or "", owner))

@@ -1,0 +1,189 @@
+"""The Kubernetes API: the only module of the operator that imports its client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client, config
+from kubernetes.aio.client.exceptions import ApiException
+
+from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NotFound
+
+Object = dict[str, Any]
+
+# Longer than any answer of a healthy API server, short enough that a silent one is noticed.
+_TIMEOUT_SECONDS = 30.0
+_APPLY = "application/apply-patch+yaml"
+_PLURALS = {
+    ("v1", "ConfigMap"): "configmaps",
+    ("v1", "Service"): "services",
+    ("v1", "Secret"): "secrets",
+    ("batch/v1", "Job"): "jobs",
+    ("events.k8s.io/v1", "Event"): "events",
+}
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """How to reach the API server, for a second client such as kopf's."""
+
+    server: str
+    ca_file: str | None
+    token: str | None
+    certificate_file: str | None
+    key_file: str | None
+    verify: bool
+
+
+async def load_configuration() -> client.Configuration:
+    """Reads the kubeconfig named by KUBECONFIG (or the usual file), else the ServiceAccount of the pod.
+
+    Raises:
+        KubeError: neither is there.
+    """
+    configuration = client.Configuration()
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            await config.load_kube_config(client_configuration=configuration)
+    except config.ConfigException as error:
+        raise KubeError(0, "NoConfiguration", f"no way to reach Kubernetes: {error}") from error
+    return configuration
+
+
+async def credentials(configuration: client.Configuration) -> Credentials:
+    """The current credentials; a token in a file is read anew, since it is rotated."""
+    if configuration.refresh_api_key_hook:
+        await _refresh(configuration)
+    key = configuration.api_key.get("BearerToken", "")
+    return Credentials(
+        server=configuration.host,
+        ca_file=configuration.ssl_ca_cert,
+        token=key.removeprefix("Bearer ").removeprefix("bearer ") or None,
+        certificate_file=configuration.cert_file,
+        key_file=configuration.key_file,
+        verify=configuration.verify_ssl,
+    )
+
+
+async def _refresh(configuration: client.Configuration) -> None:
+    result = configuration.refresh_api_key_hook(configuration)
+    if asyncio.iscoroutine(result):
+        await result
+
+
+def collection_path(api_version: str, plural: str, namespace: str | None) -> str:
+    """Path of a collection of objects."""
+    root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
+    return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+
+
+def _path_of(manifest: Object) -> str:
+    plural = _PLURALS[manifest["apiVersion"], manifest["kind"]]
+    return collection_path(manifest["apiVersion"], plural, manifest["metadata"]["namespace"])
+
+
+def _error(error: ApiException) -> KubeError:
+    reason, message = str(error.reason or ""), str(error.body or "")
+    try:
+        body = client.rest.json.loads(error.body or "{}")
+        reason, message = body.get("reason", reason), body.get("message", message)
+    except ValueError:
+        pass  # A proxy's error page is no Status object; its text is all there is to tell.
+    kinds = {404: NotFound, 409: AlreadyExists if reason == "AlreadyExists" else Conflict}
+    return kinds.get(error.status, KubeError)(error.status or 0, reason, message[:1024])
+
+
+class Kube:
+    """The calls that the operator makes."""
+
+    def __init__(self, configuration: client.Configuration) -> None:
+        self._client = client.ApiClient(configuration)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        query: dict[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        """One request.
+
+        Raises:
+            KubeError: refused, or no answer.
+        """
+        try:
+            result = await self._client.call_api(
+                path,
+                method,
+                query_params=list((query or {}).items()),
+                header_params={"Content-Type": content_type, "Accept": "application/json"},
+                body=body,
+                auth_settings=["BearerToken"],
+                response_types_map={200: "object", 201: "object", 202: "object"},
+                _return_http_data_only=True,
+                _request_timeout=_TIMEOUT_SECONDS,
+            )
+        except ApiException as error:
+            raise _error(error) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise KubeError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
+        return dict(result or {})
+
+    async def get(self, api_version: str, plural: str, namespace: str, name: str) -> Object:
+        return await self._call("GET", f"{collection_path(api_version, plural, namespace)}/{name}")
+
+    async def list(self, api_version: str, plural: str, namespace: str | None, selector: str = "") -> list[Object]:
+        query = {"labelSelector": selector} if selector else None
+        answer = await self._call("GET", collection_path(api_version, plural, namespace), query=query)
+        return list(answer.get("items") or ())
+
+    async def create(self, manifest: Object, manager: str) -> Object:
+        """Creates an object.
+
+        Raises:
+            AlreadyExists: there is one of that name, ours or not.
+        """
+        return await self._call("POST", _path_of(manifest), body=manifest, query={"fieldManager": manager})
+
+    async def read_same(self, manifest: Object) -> Object:
+        """The object that has the kind and name of ``manifest``."""
+        return await self._call("GET", f"{_path_of(manifest)}/{manifest['metadata']['name']}")
+
+    async def apply_status(self, manifest: Object, plural: str, manager: str) -> Object:
+        """Server-side apply of a status. ``metadata.uid`` in the manifest guards against a newer object of the name."""
+        metadata = manifest["metadata"]
+        path = collection_path(manifest["apiVersion"], plural, metadata["namespace"])
+        query = {"fieldManager": manager, "force": "true"}
+        return await self._call("PATCH", f"{path}/{metadata['name']}/status", manifest, query, _APPLY)
+
+    async def delete_job(self, namespace: str, name: str) -> None:
+        """Deletes a batch Job and, in the background, its pods. One that is gone already is fine."""
+        try:
+            await self._call(
+                "DELETE",
+                f"{collection_path('batch/v1', 'jobs', namespace)}/{name}",
+                query={"propagationPolicy": "Background"},
+            )
+        except NotFound:
+            return
+
+    async def review_token(self, token: str, audience: str) -> bool:
+        """Whether a token is valid and meant for an audience."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        answer = await self._call("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=body)
+        status = answer.get("status") or {}
+        return bool(status.get("authenticated")) and audience in (status.get("audiences") or ())

@@ -1,0 +1,170 @@
+"""Starts the operator and keeps it running."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import kopf
+from finetune_api import API_VERSION, PLURAL
+
+from finetune_operator import kube as kubernetes_api
+from finetune_operator.decide import Policy
+from finetune_operator.errors import KubeError, OperatorError
+from finetune_operator.handlers import watch
+from finetune_operator.kube import Kube
+from finetune_operator.naming import JOB_UID_LABEL
+from finetune_operator.objects import Platform
+from finetune_operator.progress import ProgressWriter, Reports
+from finetune_operator.progress_server import ProgressServer, TokenReviews, serve
+from finetune_operator.queue import WorkQueue
+from finetune_operator.reconcile import Key, Reconciler
+from finetune_operator.settings import Settings, parse_settings
+from finetune_operator.tls import load_authority, server_certificate, server_context
+
+logger = logging.getLogger(__name__)
+
+_WORKERS = 16
+# kopf ends as a whole on an in-stream watch error 500 or 429, by design: start it again, and soon.
+_RESTART_SECONDS = 1.0
+
+
+def _kopf_settings(settings: kopf.OperatorSettings) -> None:
+    """Timeouts against streams that die silently: https://github.com/nolar/kopf/issues/585 and its kin."""
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 330
+    settings.watching.connect_timeout = 30
+    settings.networking.request_timeout = 30
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    # Only our own children: the memory must not grow with everybody else's pods.
+    settings.watching.label_selectors["", "v1", "pods"] = JOB_UID_LABEL
+    settings.watching.label_selectors["batch", "v1", "jobs"] = JOB_UID_LABEL
+
+
+class Service:
+    """One running operator: work queue, progress server and watches."""
+
+    def __init__(self, settings: Settings, kube: Kube, policy: Policy) -> None:
+        self._settings = settings
+        self._kube = kube
+        self._reports = Reports()
+        self._writer = ProgressWriter(kube, self._reports)
+        reconciler = Reconciler(kube, policy, self._reports)
+        self._queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, _WORKERS)
+
+    def server(self) -> ProgressServer:
+        reviews = TokenReviews(self._kube)
+        return ProgressServer(
+            reviews, self._reports, self._writer, lambda namespace, name: self._queue.add(Key(namespace, name))
+        )
+
+    async def close(self) -> None:
+        await self._queue.close()
+        await self._writer.close()
+
+    async def watch_forever(self, stop: asyncio.Event) -> None:
+        """Runs kopf until told to stop, and starts it again whenever it ends by itself."""
+        while not stop.is_set():
+            try:
+                await self._watch(stop)
+            except Exception:
+                # Any end of kopf but our own is a lost watch, whatever its cause.
+                logger.exception("the watch ended; it starts again")
+            if not stop.is_set():
+                await asyncio.sleep(_RESTART_SECONDS)
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        registry = kopf.OperatorRegistry()
+        watch.register(registry, self._queue.add)
+        _register_login(registry)
+        settings = kopf.OperatorSettings()
+        _kopf_settings(settings)
+        health = self._settings.health_listen
+        await kopf.operator(
+            registry=registry,
+            settings=settings,
+            standalone=True,
+            clusterwide=not self._settings.watch_namespaces,
+            namespaces=self._settings.watch_namespaces,
+            liveness_endpoint=f"http://{health.host}:{health.port}/healthz" if health else None,
+            stop_flag=stop,
+        )
+
+    async def resync_forever(self) -> None:
+        """Looks at every job now and then: an event that was missed for any reason costs a minute, not a job."""
+        while True:
+            await asyncio.sleep(self._settings.resync_seconds)
+            try:
+                for key in await self._known_jobs():
+                    self._queue.add(key)
+            except KubeError as error:
+                logger.warning("resync: %s", error)
+
+    async def _known_jobs(self) -> list[Key]:
+        namespaces: tuple[str | None, ...] = self._settings.watch_namespaces or (None,)
+        jobs = [job for namespace in namespaces for job in await self._kube.list(API_VERSION, PLURAL, namespace)]
+        return [Key(job["metadata"]["namespace"], job["metadata"]["name"]) for job in jobs]
+
+
+def _register_login(registry: kopf.OperatorRegistry) -> None:
+    @kopf.on.login(registry=registry)
+    async def login(**_: object) -> kopf.ConnectionInfo:
+        known = await kubernetes_api.credentials(await kubernetes_api.load_configuration())
+        return kopf.ConnectionInfo(
+            server=known.server,
+            ca_path=known.ca_file,
+            insecure=not known.verify,
+            scheme="Bearer" if known.token else None,
+            token=known.token,
+            certificate_path=known.certificate_file,
+            private_key_path=known.key_file,
+        )
+
+
+async def run(settings: Settings) -> None:
+    """Runs the operator until SIGTERM or SIGINT.
+
+    Raises:
+        KubeError: the cluster cannot be reached at start.
+        OSError: the progress server's address is taken.
+    """
+    kube = Kube(await kubernetes_api.load_configuration())
+    authority = await load_authority(kube, settings.namespace)
+    platform = Platform(settings.trainer_image, settings.progress_url, authority.certificate.decode())
+    service = Service(settings, kube, Policy(platform, timedelta(seconds=settings.secret_grace_seconds)))
+    host = urlsplit(settings.progress_url).hostname or "localhost"
+    context = server_context(*server_certificate(authority, host))
+    runner = await serve(service.server().application(), settings.progress_listen, context)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    resync = asyncio.create_task(service.resync_forever())
+    try:
+        await service.watch_forever(stop)
+    finally:
+        resync.cancel()
+        await runner.cleanup()
+        await service.close()
+        await kube.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Exit code 2: settings that cannot work; 1: the cluster cannot be reached."""
+    try:
+        settings = parse_settings(arguments)
+    except OperatorError as error:
+        print(f"finetune-operator: {error}", file=sys.stderr)
+        return 2
+    kopf.configure(log_format=kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.PLAIN)
+    try:
+        asyncio.run(run(settings))
+    except (OperatorError, OSError) as error:
+        print(f"finetune-operator: {error}", file=sys.stderr)
+        return 1
+    return 0

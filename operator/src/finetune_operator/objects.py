@@ -1,0 +1,281 @@
+"""Builds the manifests of a job's children. Pure: plain values in, manifests out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api import API_VERSION, KIND
+from finetune_api.job import FineTuneJob
+from finetune_api.outcomes import ExitCode, Stage
+from finetune_api.plan import (
+    DEFAULT_WORKSPACE,
+    PLAN_FILE,
+    JobReference,
+    ProgressEndpoint,
+    RunPlan,
+    claims_of,
+    cluster_stores,
+    environment_prefix,
+    store_uses,
+    world_of,
+)
+from finetune_api.reports import TOKEN_FILE_NAME, audience
+from finetune_api.results import Prepared
+from finetune_api.spec import FineTuneJobSpec
+
+from finetune_operator.naming import JOB_UID_LABEL, STAGE_LABEL, labels, rendezvous_port, stage_name
+
+Object = dict[str, Any]
+
+PLAN_FOLDER = "/etc/finetune"
+TOKEN_FOLDER = "/var/run/finetune/token"
+CLAIM_FOLDER = "/mnt/pvc"
+HUB_TOKEN_VARIABLE = "HF_TOKEN"
+CONTAINER = "trainer"
+
+# The numeric id of "nonroot" in common base images; Pod Security `restricted` wants a number other than 0.
+_NON_ROOT = 65532
+_TOKEN_SECONDS = 3600
+# Enough for a process to leave a step and say why; longer would hold the GPUs of a job that was deleted.
+_GRACE_SECONDS = 30
+_PREPARE_CPU, _PREPARE_MEMORY = "1", "2Gi"
+# Prepare touches no GPU and can be repeated at will: the Job controller may try it again after a lost pod.
+_PREPARE_RETRIES = 3
+_NEVER_RETRIED = (ExitCode.USER_ERROR, ExitCode.DATA_ERROR, ExitCode.INTERNAL, ExitCode.STORAGE)
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What the operator adds to every job.
+
+    Attributes:
+        trainer_image: image of the pods.
+        progress_url: how pods reach the progress server.
+        certificate_authority: PEM of the CA that signed its certificate.
+    """
+
+    trainer_image: str
+    progress_url: str
+    certificate_authority: str
+
+
+def _metadata(job: FineTuneJob, stage: Stage, attempt: int) -> Object:
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": job.metadata.name,
+        "uid": job.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {
+        "name": stage_name(job.metadata.name, stage, attempt),
+        "namespace": job.metadata.namespace,
+        "labels": labels(job.metadata.name, job.metadata.uid, stage, attempt),
+        "ownerReferences": [owner],
+    }
+
+
+def run_plan(job: FineTuneJob, platform: Platform, stage: Stage, attempt: int, prepared: Prepared | None) -> RunPlan:
+    """The document that the pods of one stage read."""
+    name = stage_name(job.metadata.name, Stage.TRAIN, attempt)
+    hub = job.spec.model.hugging_face
+    return RunPlan(
+        job=JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
+        attempt=attempt if stage is Stage.TRAIN else 0,
+        spec=job.spec,
+        world=world_of(job.spec, f"{name}-0.{name}", rendezvous_port(job.metadata.uid, attempt)),
+        stores=cluster_stores(job.spec),
+        claims={claim: f"{CLAIM_FOLDER}/{claim}" for claim in claims_of(job.spec)},
+        hub_token_variable=HUB_TOKEN_VARIABLE if hub and hub.token_secret_ref else None,
+        hub_cache=f"{CLAIM_FOLDER}/{hub.cache_claim}" if hub and hub.cache_claim else None,
+        progress=ProgressEndpoint(
+            url=platform.progress_url,
+            certificate_authority=platform.certificate_authority,
+            token_file=f"{TOKEN_FOLDER}/{TOKEN_FILE_NAME}",
+        ),
+        prepared=prepared,
+    )
+
+
+def plan_config_map(job: FineTuneJob, stage: Stage, attempt: int, plan: RunPlan) -> Object:
+    """The ConfigMap that carries the run plan."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(job, stage, attempt),
+        "immutable": True,
+        "data": {PLAN_FILE: plan.to_json()},
+    }
+
+
+def rendezvous_service(job: FineTuneJob, attempt: int) -> Object:
+    """The headless Service that gives each rank its host name, before it is ready."""
+    selector = labels(job.metadata.name, job.metadata.uid, Stage.TRAIN, attempt)
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(job, Stage.TRAIN, attempt),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {key: selector[key] for key in (JOB_UID_LABEL, STAGE_LABEL)},
+            "ports": [{"name": "rendezvous", "port": rendezvous_port(job.metadata.uid, attempt)}],
+        },
+    }
+
+
+def _credentials(spec: FineTuneJobSpec) -> list[Object]:
+    """One prefixed envFrom per use, so that the keys of several Secrets cannot collide."""
+    return [
+        {"prefix": environment_prefix(use), "secretRef": {"name": access.credentials_secret_ref.name}}
+        for use, access in store_uses(spec).items()
+        if access.credentials_secret_ref
+    ]
+
+
+def _environment(spec: FineTuneJobSpec) -> list[Object]:
+    # The root file system is read-only: everything that wants a home gets the workspace.
+    entries: list[Object] = [{"name": "HOME", "value": DEFAULT_WORKSPACE}, {"name": "TMPDIR", "value": "/tmp"}]
+    hub = spec.model.hugging_face
+    if hub and hub.token_secret_ref:
+        reference = {"name": hub.token_secret_ref.name, "key": hub.token_secret_ref.key}
+        entries.append({"name": HUB_TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": reference}})
+    return entries
+
+
+def _volumes(job: FineTuneJob, plan_name: str) -> tuple[list[Object], list[Object]]:
+    """Volumes of a pod, and the mounts of its container."""
+    token = {
+        "audience": audience(job.metadata.namespace, job.metadata.name, job.metadata.uid),
+        "expirationSeconds": _TOKEN_SECONDS,
+        "path": TOKEN_FILE_NAME,
+    }
+    volumes: list[Object] = [
+        {"name": "plan", "configMap": {"name": plan_name}},
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+        {"name": "workspace", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+        # Ranks of one pod exchange tensors through shared memory; the default of 64 MiB is too small for that.
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+    ]
+    mounts: list[Object] = [
+        {"name": "plan", "mountPath": PLAN_FOLDER, "readOnly": True},
+        {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True},
+        {"name": "workspace", "mountPath": DEFAULT_WORKSPACE},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "shm", "mountPath": "/dev/shm"},
+    ]
+    for index, claim in enumerate(claims_of(job.spec)):
+        volumes.append({"name": f"claim-{index}", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append({"name": f"claim-{index}", "mountPath": f"{CLAIM_FOLDER}/{claim}", "readOnly": True})
+    return volumes, mounts
+
+
+def _pod_template(job: FineTuneJob, platform: Platform, stage: Stage, attempt: int, resources: Object) -> Object:
+    """A pod that meets Pod Security `restricted` and has no access to the Kubernetes API."""
+    volumes, mounts = _volumes(job, stage_name(job.metadata.name, stage, attempt))
+    container = {
+        "name": CONTAINER,
+        "image": platform.trainer_image,
+        "command": ["python", "-m", "finetune_trainer"],
+        "args": [stage.value, "--plan", f"{PLAN_FOLDER}/{PLAN_FILE}"],
+        "env": _environment(job.spec),
+        "envFrom": _credentials(job.spec),
+        "resources": resources,
+        "volumeMounts": mounts,
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    return {
+        "metadata": {"labels": labels(job.metadata.name, job.metadata.uid, stage, attempt)},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": _GRACE_SECONDS,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": _NON_ROOT,
+                "runAsGroup": _NON_ROOT,
+                "fsGroup": _NON_ROOT,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": volumes,
+        },
+    }
+
+
+def prepare_job(job: FineTuneJob, platform: Platform, attempt: int) -> Object:
+    """The Job that checks and prepares everything on a CPU before attempt ``attempt`` may start."""
+    resources = {
+        "requests": {"cpu": _PREPARE_CPU, "memory": _PREPARE_MEMORY},
+        "limits": {"memory": _PREPARE_MEMORY},
+    }
+    never_retried = {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(map(int, _NEVER_RETRIED))},
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(job, Stage.PREPARE, attempt),
+        "spec": {
+            "backoffLimit": _PREPARE_RETRIES,
+            "podFailurePolicy": {"rules": [never_retried]},
+            "template": _pod_template(job, platform, Stage.PREPARE, attempt, resources),
+        },
+    }
+
+
+def _training_resources(job: FineTuneJob) -> Object:
+    asked = job.spec.resources
+    devices = {asked.gpu_resource_name: str(asked.gpus_per_node)} if asked.gpus_per_node else {}
+    return {
+        "requests": {"cpu": asked.cpu, "memory": asked.memory, **devices},
+        "limits": {"memory": asked.memory, **devices},
+    }
+
+
+def training_job(job: FineTuneJob, platform: Platform, attempt: int) -> Object:
+    """The Indexed Job of one attempt: one pod per node, and the first lost pod ends all of them."""
+    template = _pod_template(job, platform, Stage.TRAIN, attempt, _training_resources(job))
+    template["spec"]["subdomain"] = stage_name(job.metadata.name, Stage.TRAIN, attempt)
+    if job.spec.resources.node_selector:
+        template["spec"]["nodeSelector"] = dict(job.spec.resources.node_selector)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(job, Stage.TRAIN, attempt),
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": job.spec.resources.nodes,
+            "parallelism": job.spec.resources.nodes,
+            # Attempts are the operator's: only it knows from where to go on.
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "template": template,
+        },
+    }
+
+
+def prepare_objects(job: FineTuneJob, platform: Platform, attempt: int) -> tuple[Object, ...]:
+    """Everything that the prepare stage needs, in the order of creation."""
+    plan = run_plan(job, platform, Stage.PREPARE, attempt, None)
+    return plan_config_map(job, Stage.PREPARE, attempt, plan), prepare_job(job, platform, attempt)
+
+
+def training_objects(job: FineTuneJob, platform: Platform, attempt: int, prepared: Prepared) -> tuple[Object, ...]:
+    """Everything that one attempt needs, in the order of creation."""
+    plan = run_plan(job, platform, Stage.TRAIN, attempt, prepared)
+    return (
+        plan_config_map(job, Stage.TRAIN, attempt, plan),
+        rendezvous_service(job, attempt),
+        training_job(job, platform, attempt),
+    )

@@ -1,0 +1,197 @@
+"""What the operator sees of one job: typed values read from API objects, without any judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from finetune_api.outcomes import Stage, StageOutcome
+from finetune_api.reports import ProgressReport
+from pydantic import ValidationError
+
+from finetune_operator.naming import ATTEMPT_LABEL, STAGE_LABEL
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChildJob:
+    """A batch Job of one stage and attempt."""
+
+    name: str
+    stage: Stage
+    attempt: int
+    created: datetime | None
+    finished: datetime | None = None
+    succeeded: bool = False
+    message: str = ""
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of one stage and attempt.
+
+    Attributes:
+        index: completion index, the node's rank.
+        deleted_at: when its deletion was asked for, or None.
+        waiting: reason and message of a container that cannot start, or None.
+        unschedulable: the scheduler's message, or None.
+        exit_code: of the container, or None while it has not ended.
+        oom_killed: the kernel ended it for its memory.
+        disrupted: the cluster ended it (preemption, eviction, drain), in its words.
+    """
+
+    name: str
+    stage: Stage
+    attempt: int
+    phase: str
+    index: int = 0
+    deleted_at: datetime | None = None
+    waiting: tuple[str, str] | None = None
+    unschedulable: str | None = None
+    exit_code: int | None = None
+    finished: datetime | None = None
+    oom_killed: bool = False
+    disrupted: str | None = None
+    outcome: StageOutcome | None = None
+    created: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.phase in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One job and its children, as they are now."""
+
+    manifest: Object
+    now: datetime
+    jobs: tuple[ChildJob, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    report: ProgressReport | None = None
+
+    def job_of(self, stage: Stage, attempt: int) -> ChildJob | None:
+        return next((job for job in self.jobs if (job.stage, job.attempt) == (stage, attempt)), None)
+
+    def pods_of(self, stage: Stage, attempt: int) -> tuple[Pod, ...]:
+        return tuple(pod for pod in self.pods if (pod.stage, pod.attempt) == (stage, attempt))
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """Reads an RFC 3339 time of the API server."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def _identity(labels: dict[str, str]) -> tuple[Stage, int]:
+    return Stage(labels[STAGE_LABEL]), int(labels[ATTEMPT_LABEL])
+
+
+def _condition(status: Object, kind: str) -> Object | None:
+    found = (item for item in status.get("conditions") or () if item["type"] == kind and item["status"] == "True")
+    return next(found, None)
+
+
+def read_job(manifest: Object) -> ChildJob:
+    """Reads a batch Job."""
+    metadata, status = manifest["metadata"], manifest.get("status") or {}
+    stage, attempt = _identity(metadata["labels"])
+    end = _condition(status, "Complete") or _condition(status, "Failed")
+    return ChildJob(
+        name=metadata["name"],
+        stage=stage,
+        attempt=attempt,
+        created=parse_time(metadata.get("creationTimestamp")),
+        finished=parse_time(end["lastTransitionTime"]) if end else None,
+        succeeded=bool(end and end["type"] == "Complete"),
+        message=(end or {}).get("message", ""),
+        deleting="deletionTimestamp" in metadata,
+    )
+
+
+def read_outcome(message: str | None) -> StageOutcome | None:
+    """Reads a termination message; None for text that is not an outcome (a crash before the trainer's own code)."""
+    try:
+        return StageOutcome.model_validate_json(message or "")
+    except ValidationError:
+        return None
+
+
+def _deletion_asked(metadata: Object) -> datetime | None:
+    """deletionTimestamp is when the grace period ends, not when it began."""
+    deadline = parse_time(metadata.get("deletionTimestamp"))
+    if deadline is None:
+        return None
+    return datetime.fromtimestamp(
+        deadline.timestamp() - (metadata.get("deletionGracePeriodSeconds") or 0), deadline.tzinfo
+    )
+
+
+@dataclass(frozen=True)
+class _Container:
+    waiting: tuple[str, str] | None = None
+    terminated: Object = field(default_factory=dict)
+
+
+def _container(status: Object) -> _Container:
+    statuses = status.get("containerStatuses") or ()
+    state = statuses[0].get("state") or {} if statuses else {}
+    waiting = state.get("waiting")
+    return _Container(
+        waiting=(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
+        terminated=state.get("terminated") or {},
+    )
+
+
+def _unschedulable(status: Object) -> str | None:
+    for item in status.get("conditions") or ():
+        if item["type"] == "PodScheduled" and item["status"] == "False":
+            return str(item.get("message") or "the pod cannot be scheduled")
+    return None
+
+
+def _disruption(status: Object) -> str | None:
+    disruption = _condition(status, "DisruptionTarget")
+    if disruption:
+        return f"{disruption.get('reason')}: {disruption.get('message')}"
+    return status.get("reason") if status.get("phase") == "Failed" else None
+
+
+def read_pod(manifest: Object) -> Pod:
+    """Reads a pod."""
+    metadata, status = manifest["metadata"], manifest.get("status") or {}
+    stage, attempt = _identity(metadata["labels"])
+    container = _container(status)
+    terminated = container.terminated
+    return Pod(
+        name=metadata["name"],
+        stage=stage,
+        attempt=attempt,
+        phase=status.get("phase", "Pending"),
+        index=int((metadata.get("annotations") or {}).get("batch.kubernetes.io/job-completion-index", 0)),
+        deleted_at=_deletion_asked(metadata),
+        waiting=container.waiting,
+        unschedulable=_unschedulable(status),
+        exit_code=terminated.get("exitCode"),
+        finished=parse_time(terminated.get("finishedAt")),
+        oom_killed=terminated.get("reason") == "OOMKilled",
+        disrupted=_disruption(status),
+        outcome=read_outcome(terminated.get("message")),
+        created=parse_time(metadata.get("creationTimestamp")),
+    )
+
+
+def observe(
+    manifest: Object, jobs: Iterable[Object], pods: Iterable[Object], report: ProgressReport | None, now: datetime
+) -> Observation:
+    """Puts together what was read of one job."""
+    return Observation(
+        manifest=manifest,
+        now=now.replace(microsecond=0),
+        jobs=tuple(read_job(job) for job in jobs),
+        pods=tuple(read_pod(pod) for pod in pods),
+        report=report,
+    )

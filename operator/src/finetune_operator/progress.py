@@ -1,0 +1,111 @@
+"""Progress reports: the newest of each job, and their way into its status at most once per interval."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from finetune_api import API_VERSION, KIND, PLURAL
+from finetune_api.outcomes import Stage
+from finetune_api.reports import Progress, ProgressReport
+
+from finetune_operator.errors import KubeError
+from finetune_operator.kube import Kube
+from finetune_operator.naming import PROGRESS_MANAGER
+
+logger = logging.getLogger(__name__)
+
+# Rapidly changing data does not belong in etcd: one write per job in this time, whatever the step rate.
+WRITE_INTERVAL_SECONDS = 5.0
+
+Name = tuple[str, str]
+
+
+class Reports:
+    """The newest report of each job. Reports may arrive late and out of order: attempt and sequence decide."""
+
+    def __init__(self) -> None:
+        self._newest: dict[Name, ProgressReport] = {}
+
+    def newest(self, namespace: str, name: str) -> ProgressReport | None:
+        return self._newest.get((namespace, name))
+
+    def forget(self, namespace: str, name: str) -> None:
+        self._newest.pop((namespace, name), None)
+
+    def accept(self, namespace: str, name: str, report: ProgressReport) -> Stage | None:
+        """Keeps a report if it is newer. Returns its stage where that differs from what was known before."""
+        known = self._newest.get((namespace, name))
+        if known and known.uid == report.uid and _order(known) >= _order(report):
+            return None
+        kept = report
+        if report.progress is None and known and known.uid == report.uid and known.attempt == report.attempt:
+            kept = report.model_copy(update={"progress": known.progress})
+        self._newest[namespace, name] = kept
+        same = known is not None and (known.uid, known.attempt, known.stage) == (kept.uid, kept.attempt, kept.stage)
+        return None if same else kept.stage
+
+
+def _order(report: ProgressReport) -> tuple[int, int]:
+    return report.attempt, report.sequence
+
+
+@dataclass(frozen=True)
+class _Written:
+    uid: str
+    progress: Progress
+
+
+class ProgressWriter:
+    """Writes progress under a field manager of its own, so that it never fights with the reconciler."""
+
+    def __init__(self, kube: Kube, reports: Reports, interval: float = WRITE_INTERVAL_SECONDS) -> None:
+        self._kube = kube
+        self._reports = reports
+        self._interval = interval
+        self._tasks: dict[Name, asyncio.Task[None]] = {}
+        self._written: dict[Name, _Written] = {}
+
+    def notice(self, namespace: str, name: str) -> None:
+        """Called after each accepted report: the first is written at once, later ones when the interval is over."""
+        key = (namespace, name)
+        if key not in self._tasks:
+            task = asyncio.create_task(self._write_until_quiet(key))
+            self._tasks[key] = task
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+
+    async def close(self) -> None:
+        for task in tuple(self._tasks.values()):
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _write_until_quiet(self, key: Name) -> None:
+        while await self._write(key):
+            await asyncio.sleep(self._interval)
+
+    async def _write(self, key: Name) -> bool:
+        """Writes the newest progress of a job. False when there was nothing new."""
+        report = self._reports.newest(*key)
+        if report is None or report.progress is None:
+            self._written.pop(key, None)
+            return False
+        current = _Written(report.uid, report.progress)
+        if self._written.get(key) == current:
+            return False
+        try:
+            await self._kube.apply_status(_manifest(key, report.uid, report.progress), PLURAL, PROGRESS_MANAGER)
+        except KubeError as error:
+            logger.warning("progress of %s/%s could not be written, trying again: %s", *key, error)
+            return error.status not in (404, 409)
+        self._written[key] = current
+        return True
+
+
+def _manifest(key: Name, uid: str, progress: Progress) -> dict[str, object]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"namespace": key[0], "name": key[1], "uid": uid},
+        "status": {"progress": progress.to_wire()},
+    }

@@ -1,0 +1,116 @@
+"""Pure edits of the status: stages, attempts and what prepare found."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from finetune_api.outcomes import Stage
+from finetune_api.plan import gradient_accumulation_steps
+from finetune_api.results import Prepared
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import AttemptStatus, FineTuneJobStatus, PlanStatus, StageStatus
+
+_ORDER = tuple(Stage)
+
+
+def attempt_number(status: FineTuneJobStatus) -> int:
+    """The attempt that is under way or comes next."""
+    return sum(1 for attempt in status.attempts if attempt.finished) + 1
+
+
+def open_attempt(status: FineTuneJobStatus) -> AttemptStatus | None:
+    """The attempt that was started and has not ended, as far as the status knows."""
+    return next((attempt for attempt in status.attempts if attempt.finished is None), None)
+
+
+def with_stage(status: FineTuneJobStatus, stage: StageStatus) -> FineTuneJobStatus:
+    """The status with one stage's entry replaced."""
+    others = [entry for entry in status.stages if entry.name is not stage.name]
+    stages = sorted((*others, stage), key=lambda entry: _ORDER.index(entry.name))
+    return status.model_copy(update={"stages": tuple(stages)})
+
+
+def stage_of(status: FineTuneJobStatus, name: Stage) -> StageStatus:
+    return next((entry for entry in status.stages if entry.name is name), StageStatus(name=name))
+
+
+def entered(status: FineTuneJobStatus, name: Stage, now: datetime) -> FineTuneJobStatus:
+    """The status when a stage of the training pods is under way: those before it are done."""
+    for earlier in _ORDER[: _ORDER.index(name)]:
+        entry = stage_of(status, earlier)
+        if entry.finished is None:
+            done = {"started": entry.started or now, "finished": now}
+            status = with_stage(status, entry.model_copy(update=done))
+    entry = stage_of(status, name)
+    return status if entry.started else with_stage(status, entry.model_copy(update={"started": now}))
+
+
+def finished(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
+    """The status when the last stage is done."""
+    status = entered(status, Stage.PUBLISH, now)
+    return with_stage(status, stage_of(status, Stage.PUBLISH).model_copy(update={"finished": now}))
+
+
+def with_attempt(status: FineTuneJobStatus, attempt: AttemptStatus) -> FineTuneJobStatus:
+    """The status with one attempt's entry replaced."""
+    others = [entry for entry in status.attempts if entry.number != attempt.number]
+    attempts = sorted((*others, attempt), key=lambda entry: entry.number)
+    return status.model_copy(update={"attempts": tuple(attempts)})
+
+
+def ended_attempt(
+    status: FineTuneJobStatus, number: int, outcome: str, message: str, now: datetime
+) -> FineTuneJobStatus:
+    """The status when an attempt is over; the stages of its pods begin anew with the next one."""
+    known = next((entry for entry in status.attempts if entry.number == number), AttemptStatus(number=number))
+    done = known.model_copy(update={"finished": now, "outcome": outcome, "message": message[:1024] or None})
+    kept = tuple(entry for entry in status.stages if entry.name is Stage.PREPARE)
+    return with_attempt(status, done).model_copy(update={"stages": kept})
+
+
+def with_prepared(
+    status: FineTuneJobStatus,
+    spec: FineTuneJobSpec,
+    prepared: Prepared,
+    number: int,
+    started: datetime | None,
+    now: datetime,
+) -> FineTuneJobStatus:
+    """The status when prepare has resolved the run."""
+    plan = PlanStatus(
+        attempt=number,
+        world_size=spec.resources.world_size,
+        gradient_accumulation_steps=gradient_accumulation_steps(spec),
+        total_steps=prepared.steps,
+        model_digest=prepared.model_digest,
+        model_revision=prepared.model_revision,
+        data_uri=prepared.data_uri,
+        train=prepared.train,
+        validation=prepared.validation,
+    )
+    stage = StageStatus(name=Stage.PREPARE, started=started, finished=now, message=_summary(prepared))
+    return with_stage(status.model_copy(update={"run_id": prepared.run_id, "plan": plan}), stage)
+
+
+def _summary(prepared: Prepared) -> str:
+    held_out = f", {prepared.validation.rows} held out" if prepared.validation else ""
+    truncated = f", {prepared.train.truncated} truncated" if prepared.train.truncated else ""
+    return f"{prepared.train.rows} rows, {prepared.train.tokens} tokens{truncated}{held_out}"
+
+
+def prepared_from(status: FineTuneJobStatus, number: int) -> Prepared | None:
+    """What prepare found for an attempt, as the status remembers it."""
+    plan = status.plan
+    if plan is None or plan.attempt != number or status.run_id is None:
+        return None
+    if plan.model_digest is None or plan.data_uri is None or plan.train is None or plan.total_steps is None:
+        return None
+    return Prepared(
+        run_id=status.run_id,
+        model_digest=plan.model_digest,
+        model_revision=plan.model_revision,
+        data_uri=plan.data_uri,
+        train=plan.train,
+        validation=plan.validation,
+        steps=plan.total_steps,
+    )

@@ -1,0 +1,131 @@
+"""One look at one job: observe, decide, act, and write the status if it changed."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from finetune_api import API_VERSION, KIND, PLURAL
+from finetune_api.status import FineTuneJobStatus
+
+from finetune_operator.decide import Policy, decide
+from finetune_operator.errors import AlreadyExists, KubeError, NotFound
+from finetune_operator.events import event, transitions
+from finetune_operator.kube import Kube
+from finetune_operator.naming import FIELD_MANAGER, JOB_UID_LABEL
+from finetune_operator.observation import Observation, observe
+from finetune_operator.progress import Reports
+
+Object = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+# How soon to look again while an older job's child of the same name is being collected.
+_COLLECTION_WAIT = timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class Key:
+    """Names one job."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Reconciler:
+    """Brings one job closer to what its manifest asks for, each time it is called."""
+
+    def __init__(self, kube: Kube, policy: Policy, reports: Reports, clock: Callable[[], datetime] = _now) -> None:
+        self._kube = kube
+        self._policy = policy
+        self._reports = reports
+        self._clock = clock
+        self._instance = socket.gethostname()
+
+    async def reconcile(self, key: Key) -> timedelta | None:
+        """Looks at one job and acts. Returns when to look again without being told to, or None.
+
+        Raises:
+            KubeError: the API server refused or did not answer; nothing is lost by calling again.
+        """
+        try:
+            seen = await self._observe(key)
+        except NotFound:
+            self._reports.forget(key.namespace, key.name)
+            return None
+        decision = decide(seen, self._policy)
+        if decision.status is None:
+            return None
+        for manifest in decision.create:
+            if not await self._create(manifest):
+                return _COLLECTION_WAIT
+        for name in decision.delete_jobs:
+            await self._kube.delete_job(key.namespace, name)
+        await self._write_status(seen.manifest, decision.status)
+        return decision.requeue_after
+
+    async def _observe(self, key: Key) -> Observation:
+        manifest = await self._kube.get(API_VERSION, PLURAL, key.namespace, key.name)
+        selector = f"{JOB_UID_LABEL}={manifest['metadata']['uid']}"
+        jobs = await self._kube.list("batch/v1", "jobs", key.namespace, selector)
+        pods = await self._kube.list("v1", "pods", key.namespace, selector)
+        return observe(manifest, jobs, pods, self._reports.newest(key.namespace, key.name), self._clock())
+
+    async def _create(self, manifest: Object) -> bool:
+        """Creates a child. False while one of the name exists that belongs to a deleted job (or to a stranger)."""
+        try:
+            await self._kube.create(manifest, FIELD_MANAGER)
+            return True
+        except AlreadyExists:
+            pass
+        try:
+            existing = await self._kube.read_same(manifest)
+        except NotFound:
+            return False
+        owner = manifest["metadata"]["ownerReferences"][0]["uid"]
+        owners = existing["metadata"].get("ownerReferences") or ()
+        ours = any(reference["uid"] == owner for reference in owners)
+        if not ours:
+            logger.warning("%s %s exists and is not ours; waiting", manifest["kind"], manifest["metadata"]["name"])
+        return ours and "deletionTimestamp" not in existing["metadata"]
+
+    async def _write_status(self, manifest: Object, status: FineTuneJobStatus) -> None:
+        """Applies the status if it changed, and only then tells of transitions."""
+        wire = status.to_wire()
+        wire.pop("progress", None)
+        before = dict(manifest.get("status") or {})
+        before.pop("progress", None)
+        if wire == before:
+            return
+        await self._kube.apply_status(status_manifest(manifest, wire), PLURAL, FIELD_MANAGER)
+        known = FineTuneJobStatus.model_validate({**before, "conditions": before.get("conditions", [])})
+        for condition in transitions(known, status):
+            await self._tell(event(manifest, condition, self._instance, self._clock()))
+
+    async def _tell(self, manifest: Object) -> None:
+        """An Event is a courtesy: the status is written already, and a refused Event must not repeat the work."""
+        try:
+            await self._kube.create(manifest, FIELD_MANAGER)
+        except KubeError as error:
+            logger.warning("an Event could not be written: %s", error)
+
+
+def status_manifest(manifest: Object, status: Object) -> Object:
+    """The body of a server-side apply of a status."""
+    metadata = manifest["metadata"]
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]},
+        "status": status,
+    }
