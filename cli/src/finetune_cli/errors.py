@@ -1,0 +1,57 @@
+"""Errors of the command line, all under :class:`CliError`; each ends the process with its exit code.
+
+CliError
+├── UsageError             wrong option or file that cannot be read     exit 2
+├── InvalidManifestError   the manifest breaks the resource's rules     exit 10
+├── UnsupportedHereError   this machine cannot do what is asked for     exit 10
+├── MissingDevicesError    GPUs that this machine does not have         exit 18
+└── BrokenStageError       a stage ended without saying how             exit 20
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from finetune_api.outcomes import ExitCode
+
+from finetune_cli.field_errors import FieldError
+
+
+class CliError(Exception):
+    """Base of every error that ends a command; its text is all that a user sees."""
+
+    exit_code: int = 1
+
+
+class UsageError(CliError):
+    """An option or a file that cannot be used as given."""
+
+    exit_code = 2
+
+
+class InvalidManifestError(CliError):
+    """A manifest that the API server would refuse, with every error found in it."""
+
+    exit_code = ExitCode.USER_ERROR
+
+    def __init__(self, title: str, errors: Sequence[FieldError]) -> None:
+        super().__init__("\n".join([title, *(f"* {error}" for error in errors)]))
+        self.errors = tuple(errors)
+
+
+class UnsupportedHereError(CliError):
+    """Something that a manifest may ask for but this machine does not offer; the message names the remedy."""
+
+    exit_code = ExitCode.USER_ERROR
+
+
+class MissingDevicesError(CliError):
+    """The manifest asks for GPUs that this machine does not have."""
+
+    exit_code = ExitCode.DEVICE_MISSING
+
+
+class BrokenStageError(CliError):
+    """A stage that could not be started, or ended without a readable outcome."""
+
+    exit_code = ExitCode.INTERNAL
