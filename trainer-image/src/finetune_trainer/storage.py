@@ -1,0 +1,173 @@
+"""S3-compatible storage, and the choice between it and a folder.
+
+The only module that imports boto3. Every error of botocore leaves as a :class:`TrainerError` in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+from botocore.parsers import ResponseParserError
+
+from finetune_api.plan import RunPlan, StoreAccess
+from finetune_api.spec import AddressingStyle
+from finetune_api.uris import S3Location
+from finetune_trainer.errors import TrainerError, UserError
+from finetune_trainer.folderstore import FolderStore
+from finetune_trainer.s3errors import NOT_FOUND, Refusal, missing_bucket, missing_credentials, refusal, unreachable
+from finetune_trainer.stores import CHUNK_BYTES, ObjectStore, StoredObject, StoreFields, fields_of
+
+_KEY_PAIR = ("aws_access_key_id", "aws_secret_access_key")
+_STYLES = {AddressingStyle.PATH: "path", AddressingStyle.VIRTUAL: "virtual"}
+
+
+def open_store(access: StoreAccess, environment: Mapping[str, str], fields: StoreFields) -> ObjectStore:
+    """Opens a store; nothing is sent before the first call.
+
+    Raises:
+        UserError: the named Secret lacks a key.
+    """
+    endpoint = access.endpoint_url or _variable(access, environment, "AWS_ENDPOINT_URL")
+    if endpoint and endpoint.startswith("file://"):
+        return FolderStore(Path(endpoint.removeprefix("file://")), fields)
+    return S3Store(access, environment, fields)
+
+
+def store_of(plan: RunPlan, use: str, environment: Mapping[str, str]) -> ObjectStore:
+    """Opens the store of one use of the plan, such as ``output``, ``model`` or ``train-0``."""
+    return open_store(plan.stores[use], environment, fields_of(plan, use))
+
+
+def _variable(access: StoreAccess, environment: Mapping[str, str], name: str) -> str | None:
+    return environment.get(f"{access.environment_prefix or ''}{name}") or None
+
+
+class S3Store:
+    """An S3-compatible store; see :class:`finetune_trainer.stores.ObjectStore`."""
+
+    def __init__(self, access: StoreAccess, environment: Mapping[str, str], fields: StoreFields) -> None:
+        self._fields = fields
+        self._style = access.addressing_style
+        self._endpoint = access.endpoint_url or _variable(access, environment, "AWS_ENDPOINT_URL")
+        self._region = (
+            access.region
+            or _variable(access, environment, "AWS_REGION")
+            or _variable(access, environment, "AWS_DEFAULT_REGION")
+        )
+        self._credentials = {
+            name.lower(): _variable(access, environment, name.upper())
+            for name in (*_KEY_PAIR, "aws_session_token")
+        }
+        absent = [name.upper() for name in _KEY_PAIR if not self._credentials[name]]
+        if absent and access.environment_prefix:
+            raise missing_credentials(fields, f"the Secret has no {' and no '.join(absent)}")
+        if absent:
+            self._credentials = {}
+
+    @cached_property
+    def _client(self) -> Any:
+        session = boto3.session.Session(**self._credentials)
+        # A store of one's own seldom knows the newer checksums, nor names below its own for each bucket.
+        own = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+        config = Config(
+            connect_timeout=5,
+            read_timeout=30,
+            retries={"mode": "standard", "total_max_attempts": 3},
+            s3={"addressing_style": _STYLES.get(self._style, "path" if self._endpoint else "auto")},
+            **(own if self._endpoint else {}),
+        )
+        region = self._region or session.region_name or "us-east-1"
+        try:
+            return session.client("s3", endpoint_url=self._endpoint, region_name=region, config=config)
+        except ValueError as error:
+            raise UserError(str(error), f"correct {self._fields.access}.endpointURL") from error
+
+    def stat(self, location: S3Location) -> StoredObject | None:
+        with self._words(location):
+            try:
+                head = self._client.head_object(Bucket=location.bucket, Key=location.key)
+            except ClientError as error:
+                if _answer(error).code in NOT_FOUND:
+                    return None
+                # An answer to HEAD has no body and so no reason; the same as GET says what is wrong.
+                self._client.get_object(Bucket=location.bucket, Key=location.key)["Body"].close()
+                raise
+            return StoredObject(location, head["ContentLength"], head["ETag"].strip('"'))
+
+    def objects(self, prefix: S3Location) -> Iterator[StoredObject]:
+        folder = f"{prefix.key}/" if prefix.key else ""
+        with self._words(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=folder)
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    # A key that ends in a slash is how consoles draw a folder.
+                    if not entry["Key"].endswith("/"):
+                        found = S3Location(prefix.bucket, entry["Key"])
+                        yield StoredObject(found, entry["Size"], entry["ETag"].strip('"'))
+
+    def chunks(self, location: S3Location) -> Iterator[bytes]:
+        with self._words(location), self._client.get_object(Bucket=location.bucket, Key=location.key)["Body"] as body:
+            yield from body.iter_chunks(CHUNK_BYTES)
+
+    def read(self, location: S3Location, start: int = 0, length: int | None = None) -> bytes:
+        end = "" if length is None else start + length - 1
+        span = {} if start == 0 and length is None else {"Range": f"bytes={start}-{end}"}
+        with self._words(location):
+            content: bytes = self._client.get_object(Bucket=location.bucket, Key=location.key, **span)["Body"].read()
+            return content
+
+    def download(self, location: S3Location, path: Path) -> None:
+        with self._words(location):
+            self._client.download_file(location.bucket, location.key, str(path))
+
+    def upload(self, path: Path, location: S3Location) -> None:
+        with self._words(location):
+            self._client.upload_file(str(path), location.bucket, location.key)
+
+    def put(self, location: S3Location, content: bytes) -> None:
+        with self._words(location):
+            self._client.put_object(Bucket=location.bucket, Key=location.key, Body=content)
+
+    def delete(self, location: S3Location) -> None:
+        with self._words(location):
+            self._client.delete_object(Bucket=location.bucket, Key=location.key)
+
+    @contextmanager
+    def _words(self, location: S3Location) -> Iterator[None]:
+        try:
+            yield
+        except Boto3Error as error:
+            # boto3 wraps the store's answer to an upload and keeps it as the context only.
+            raise self._translated(error.__context__ or error, location) from error
+        except (ClientError, BotoCoreError, ResponseParserError) as error:
+            raise self._translated(error, location) from error
+
+    def _translated(self, error: BaseException, location: S3Location) -> TrainerError:
+        match error:
+            case ClientError():
+                return refusal(_answer(error), location, self._fields, self._endpoint)
+            case NoCredentialsError() | PartialCredentialsError():
+                return missing_credentials(self._fields, str(error))
+            case ParamValidationError():
+                return missing_bucket(location, self._fields, self._endpoint)
+        return unreachable(str(error), location, self._fields, self._endpoint)
+
+
+def _answer(error: ClientError) -> Refusal:
+    body = error.response.get("Error", {})
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return Refusal(str(body.get("Code", status)), str(body.get("Message", "")), int(status))

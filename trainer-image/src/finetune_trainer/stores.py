@@ -1,0 +1,76 @@
+"""What the trainer needs of object storage: one interface, and the fields of the spec that describe a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from finetune_api.plan import MODEL, OUTPUT, RunPlan
+from finetune_api.uris import S3Location
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object as its store describes it. ``entity_tag`` changes whenever the content does."""
+
+    location: S3Location
+    size: int
+    entity_tag: str
+
+
+class ObjectStore(Protocol):
+    """What the trainer needs of a store.
+
+    Every method raises UserError when the bucket does not exist or access is refused, naming the field to change, and
+    StorageError when the store cannot be reached or fails.
+    """
+
+    def stat(self, location: S3Location) -> StoredObject | None:
+        """The object at exactly this key, or None."""
+
+    def objects(self, prefix: S3Location) -> Iterator[StoredObject]:
+        """Objects below ``prefix/`` at any depth, in the byte order of their keys."""
+
+    def chunks(self, location: S3Location) -> Iterator[bytes]:
+        """Content in pieces of bounded size; StorageError when there is no such object."""
+
+    def read(self, location: S3Location, start: int = 0, length: int | None = None) -> bytes:
+        """``length`` bytes from ``start``, or all of the rest; StorageError when there is no such object."""
+
+    def download(self, location: S3Location, path: Path) -> None:
+        """Writes the object to a new file; its folder must exist."""
+
+    def upload(self, path: Path, location: S3Location) -> None:
+        """Writes a file of any size, in parts when it is large."""
+
+    def put(self, location: S3Location, content: bytes) -> None:
+        """Writes a small object."""
+
+    def delete(self, location: S3Location) -> None:
+        """Deletes an object; nothing happens when there is none."""
+
+
+@dataclass(frozen=True)
+class StoreFields:
+    """Fields of the spec that describe a store, for messages: where it is, and how it is reached."""
+
+    location: str
+    access: str
+
+
+def fields_of(plan: RunPlan, use: str) -> StoreFields:
+    """Names of the fields behind one use of a store, such as ``output``, ``model`` or ``train-0``."""
+    if use == OUTPUT:
+        return StoreFields("spec.output.destination", "spec.output.s3")
+    if use == MODEL:
+        return StoreFields("spec.model.source", "spec.model.s3" if plan.spec.model.s3 else "spec.output.s3")
+    split, _, index = use.rpartition("-")
+    dataset = plan.spec.dataset
+    held_out = (dataset.validation.sources if dataset.validation else None) or ()
+    sources, path = (dataset.train, "train") if split == "train" else (held_out, "validation.sources")
+    field = f"spec.dataset.{path}[{index}]"
+    return StoreFields(f"{field}.source", f"{field}.s3" if sources[int(index)].s3 else "spec.output.s3")
