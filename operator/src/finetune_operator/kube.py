@@ -1,20 +1,27 @@
-"""The Kubernetes API: the only module of the operator that imports its client."""
+"""The Kubernetes API: the only module of the operator that imports its client.
+
+The blocking client in a few threads, not the asynchronous one: kopf imports the blocking one anyway where it is
+installed, and the generated models of the second would cost another 50 MiB.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-from kubernetes.aio import client, config
-from kubernetes.aio.client.exceptions import ApiException
+import urllib3
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
 
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NotFound
 
 Object = dict[str, Any]
 
+_THREADS = 8
 # Longer than any answer of a healthy API server, short enough that a silent one is noticed.
 _TIMEOUT_SECONDS = 30.0
 _APPLY = "application/apply-patch+yaml"
@@ -39,7 +46,7 @@ class Credentials:
     verify: bool
 
 
-async def load_configuration() -> client.Configuration:
+def load_configuration() -> client.Configuration:
     """Reads the kubeconfig named by KUBECONFIG (or the usual file), else the ServiceAccount of the pod.
 
     Raises:
@@ -50,31 +57,23 @@ async def load_configuration() -> client.Configuration:
         if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
             config.load_incluster_config(client_configuration=configuration)
         else:
-            await config.load_kube_config(client_configuration=configuration)
+            config.load_kube_config(client_configuration=configuration)
     except config.ConfigException as error:
         raise KubeError(0, "NoConfiguration", f"no way to reach Kubernetes: {error}") from error
     return configuration
 
 
-async def credentials(configuration: client.Configuration) -> Credentials:
+def credentials(configuration: client.Configuration) -> Credentials:
     """The current credentials; a token in a file is read anew, since it is rotated."""
-    if configuration.refresh_api_key_hook:
-        await _refresh(configuration)
-    key = configuration.api_key.get("BearerToken", "")
+    key = configuration.get_api_key_with_prefix("BearerToken") or ""
     return Credentials(
         server=configuration.host,
         ca_file=configuration.ssl_ca_cert,
-        token=key.removeprefix("Bearer ").removeprefix("bearer ") or None,
+        token=key.removeprefix("Bearer ") or None,
         certificate_file=configuration.cert_file,
         key_file=configuration.key_file,
         verify=configuration.verify_ssl,
     )
-
-
-async def _refresh(configuration: client.Configuration) -> None:
-    result = configuration.refresh_api_key_hook(configuration)
-    if asyncio.iscoroutine(result):
-        await result
 
 
 def collection_path(api_version: str, plural: str, namespace: str | None) -> str:
@@ -91,7 +90,7 @@ def _path_of(manifest: Object) -> str:
 def _error(error: ApiException) -> KubeError:
     reason, message = str(error.reason or ""), str(error.body or "")
     try:
-        body = client.rest.json.loads(error.body or "{}")
+        body = json.loads(error.body or "{}")
         reason, message = body.get("reason", reason), body.get("message", message)
     except ValueError:
         pass  # A proxy's error page is no Status object; its text is all there is to tell.
@@ -103,10 +102,16 @@ class Kube:
     """The calls that the operator makes."""
 
     def __init__(self, configuration: client.Configuration) -> None:
+        # Failed calls are repeated by the work queue, which knows whether they still matter.
+        configuration.retries = False
+        configuration.connection_pool_maxsize = _THREADS
         self._client = client.ApiClient(configuration)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kube")
 
-    async def close(self) -> None:
-        await self._client.close()
+    def close(self) -> None:
+        """Ends the threads; a call under way is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
 
     async def _call(
         self,
@@ -116,13 +121,19 @@ class Kube:
         query: dict[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Object:
-        """One request.
+        """One request, in a thread.
 
         Raises:
             KubeError: refused, or no answer.
         """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._send, method, path, body, query, content_type)
+
+    def _send(
+        self, method: str, path: str, body: Object | None, query: dict[str, str] | None, content_type: str
+    ) -> Object:
         try:
-            result = await self._client.call_api(
+            result = self._client.call_api(
                 path,
                 method,
                 query_params=list((query or {}).items()),
@@ -135,7 +146,7 @@ class Kube:
             )
         except ApiException as error:
             raise _error(error) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (urllib3.exceptions.HTTPError, OSError) as error:
             raise KubeError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
         return dict(result or {})
 

@@ -115,7 +115,7 @@ class Service:
 def _register_login(registry: kopf.OperatorRegistry) -> None:
     @kopf.on.login(registry=registry)
     async def login(**_: object) -> kopf.ConnectionInfo:
-        known = await kubernetes_api.credentials(await kubernetes_api.load_configuration())
+        known = kubernetes_api.credentials(kubernetes_api.load_configuration())
         return kopf.ConnectionInfo(
             server=known.server,
             ca_path=known.ca_file,
@@ -134,7 +134,7 @@ async def run(settings: Settings) -> None:
         KubeError: the cluster cannot be reached at start.
         OSError: the progress server's address is taken.
     """
-    kube = Kube(await kubernetes_api.load_configuration())
+    kube = Kube(kubernetes_api.load_configuration())
     authority = await load_authority(kube, settings.namespace)
     platform = Platform(settings.trainer_image, settings.progress_url, authority.certificate.decode())
     service = Service(settings, kube, Policy(platform, timedelta(seconds=settings.secret_grace_seconds)))
@@ -151,7 +151,14 @@ async def run(settings: Settings) -> None:
         resync.cancel()
         await runner.cleanup()
         await service.close()
-        await kube.close()
+        kube.close()
+
+
+def _configure_logging(settings: Settings) -> None:
+    kopf.configure(log_format=kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.PLAIN)
+    # kopf reports every event that it hands on; what came of it is in the job's status.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -161,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OperatorError as error:
         print(f"finetune-operator: {error}", file=sys.stderr)
         return 2
-    kopf.configure(log_format=kopf.LogFormat.JSON if settings.log_format == "json" else kopf.LogFormat.PLAIN)
+    _configure_logging(settings)
     try:
         asyncio.run(run(settings))
     except (OperatorError, OSError) as error:
