@@ -1,0 +1,58 @@
+"""The node agent as a whole: starts its parts and stops them at SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+from finetune_sandbox.node.config import AgentConfig
+from finetune_sandbox.node.kube import Kube, wait_until_reachable
+from finetune_sandbox.node.machine import this_machine
+from finetune_sandbox.node.namespaces import check_namespaces
+from finetune_sandbox.node.nodes import Endpoint, NodeKeeper
+from finetune_sandbox.node.pods import PodKeeper
+from finetune_sandbox.node.provisioner import Provisioner
+from finetune_sandbox.node.server import LogServer
+
+_log = logging.getLogger(__name__)
+
+
+async def run_agent(config: AgentConfig) -> None:
+    """Run until a signal; raises NodeError when the node cannot be started."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    if not config.simulate:
+        await check_namespaces(config.state_dir)
+    async with Kube.connect(config.kubeconfig) as kube:
+        version = await wait_until_reachable(kube)
+        nodes = NodeKeeper(kube, config.nodes, Endpoint(config.port, version))
+        pods = PodKeeper(kube, config, this_machine(config))
+        pods.remove_leftovers()
+        server = LogServer(config, pods)
+        await server.start()
+        await nodes.register_all()
+        provisioner = Provisioner(kube, config.state_dir / "volumes")
+        try:
+            await _serve(config, stopping, nodes, pods, provisioner)
+        finally:
+            await pods.shut_down()
+            await server.stop()
+
+
+async def _serve(
+    config: AgentConfig, stopping: asyncio.Event, nodes: NodeKeeper, pods: PodKeeper, provisioner: Provisioner
+) -> None:
+    """Run the parts until ``stopping``, or until one of them fails."""
+    parts = [asyncio.create_task(part.run()) for part in (nodes, pods, provisioner)]
+    config.ready_file.parent.mkdir(parents=True, exist_ok=True)
+    config.ready_file.write_text("\n".join(node.name for node in config.nodes) + "\n")
+    _log.info("%d nodes are ready", len(config.nodes))
+    stop = asyncio.create_task(stopping.wait())
+    done, _ = await asyncio.wait([stop, *parts], return_when=asyncio.FIRST_COMPLETED)
+    for task in (stop, *parts):
+        task.cancel()
+    await asyncio.gather(stop, *parts, return_exceptions=True)
+    for task in done:
+        task.result()

@@ -1,0 +1,177 @@
+"""One container's process: starts the launcher, carries its output to the log and tells how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import marshal
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from finetune_sandbox.node.rootfs import Operation
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+_CHUNK = 65536
+# How ``finetune_sandbox down`` recognises what a sandbox has started, should the agent die without cleaning up.
+_MARK = "FINETUNE_SANDBOX_STATE_DIR"
+# capabilities(7), by number: what container runtimes leave to a container by default.
+_DEFAULT_CAPABILITIES = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})
+_ALL_CAPABILITIES = range(41)
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """What the launcher is told. ``staging`` is an existing empty folder; paths are absolute."""
+
+    command: list[str]
+    environment: dict[str, str]
+    operations: list[Operation]
+    staging: str
+    hostname: str
+    workdir: str = "/"
+    uid: int = 0
+    gid: int = 0
+    read_only_root: bool = False
+    no_new_privileges: bool = False
+    drop_all_capabilities: bool = False
+
+    def encode(self, report: int) -> bytes:
+        """The launcher's arguments; ``report`` is the descriptor that it writes its report to."""
+        kept = frozenset() if self.drop_all_capabilities else _DEFAULT_CAPABILITIES
+        values = {name: value for name, value in vars(self).items() if name != "drop_all_capabilities"}
+        values["drop_capabilities"] = [number for number in _ALL_CAPABILITIES if number not in kept]
+        return marshal.dumps(values | {"report": report, "parent": os.getpid()})
+
+
+@dataclass(frozen=True)
+class ExitStatus:
+    """How a process ended: ``code`` is 128 plus the signal when a signal ended it."""
+
+    code: int
+    signal: int = 0
+    start_error: str = ""
+
+
+class Handle(Protocol):
+    """A container that was started: ``started`` tells whether its command came to run, ``exited`` how it ended."""
+
+    started: asyncio.Future[bool]
+    exited: asyncio.Future[ExitStatus]
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command; nothing happens when it has ended."""
+
+    def kill(self) -> None:
+        """End the command and all its descendants at once."""
+
+
+@dataclass
+class ContainerProcess:
+    """A running container. Make it with ``launch``; every method is for the event loop's thread only."""
+
+    popen: subprocess.Popen[bytes]
+    started: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    exited: asyncio.Future[ExitStatus] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def __post_init__(self) -> None:
+        self._report = b""
+        self._open = 0
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command; nothing happens when it has ended."""
+        self.popen.send_signal(number)
+
+    def kill(self) -> None:
+        """End the command and all its descendants at once."""
+        self.popen.send_signal(signal.SIGKILL)
+
+    def _watch(self, descriptor: int, consume: Callable[[bytes], None]) -> None:
+        os.set_blocking(descriptor, False)
+        self._open += 1
+        asyncio.get_running_loop().add_reader(descriptor, self._read, descriptor, consume)
+
+    def _read(self, descriptor: int, consume: Callable[[bytes], None]) -> None:
+        try:
+            data = os.read(descriptor, _CHUNK)
+        except BlockingIOError:
+            return
+        if data:
+            consume(data)
+            return
+        asyncio.get_running_loop().remove_reader(descriptor)
+        os.close(descriptor)
+        self._closed()
+
+    def _watch_exit(self) -> None:
+        descriptor = os.pidfd_open(self.popen.pid)
+        self._open += 1
+
+        def ended() -> None:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+            self.popen.wait()
+            self._closed()
+
+        asyncio.get_running_loop().add_reader(descriptor, ended)
+
+    def _take_report(self, data: bytes) -> None:
+        self._report += data
+        if self._report.startswith(b"started\n") and not self.started.done():
+            self.started.set_result(True)
+
+    def _closed(self) -> None:
+        """Count what has closed; when all has, every descendant is dead and all output is in the log."""
+        self._open -= 1
+        if self._open:
+            return
+        if not self.started.done():
+            self.started.set_result(False)
+        self.exited.set_result(exit_status(self._report.decode(), self.popen.returncode))
+
+
+def exit_status(report: str, returncode: int) -> ExitStatus:
+    """How the command ended, from the launcher's report and, where that is incomplete, its own exit code."""
+    lines = [line.partition(" ") for line in report.splitlines()]
+    for word, _, rest in lines:
+        if word == "failed":
+            return ExitStatus(128, start_error=rest)
+        if word == "exited":
+            code, number = rest.split()
+            return ExitStatus(int(code), int(number))
+    if returncode < 0:
+        return ExitStatus(128 - returncode, -returncode)
+    return ExitStatus(returncode)
+
+
+def launch(spec: LaunchSpec, stdout: Callable[[bytes], None], stderr: Callable[[bytes], None]) -> ContainerProcess:
+    """Start a container; its output goes to ``stdout`` and ``stderr`` as it comes, b"" never.
+
+    Must be called in the main thread: the kernel ends the container with the thread that started it.
+    """
+    output, errors, report = os.pipe(), os.pipe(), os.pipe()
+    arguments = os.memfd_create("container")
+    os.write(arguments, spec.encode(report[1]))
+    os.lseek(arguments, 0, os.SEEK_SET)
+    popen = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(LAUNCHER), str(arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=output[1],
+        stderr=errors[1],
+        pass_fds=(arguments, report[1]),
+        start_new_session=True,
+        cwd="/",
+        env={_MARK: os.environ[_MARK]} if _MARK in os.environ else {},
+    )
+    for descriptor in (arguments, output[1], errors[1], report[1]):
+        os.close(descriptor)
+    process = ContainerProcess(popen)
+    process._watch(output[0], stdout)
+    process._watch(errors[0], stderr)
+    process._watch(report[0], process._take_report)
+    process._watch_exit()
+    return process
