@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from finetune_api.crd import job_crd
 
 FOLDER = Path(__file__).resolve().parent.parent / "crds"

@@ -7,7 +7,6 @@ from typing import Any
 
 from finetune_api import API_VERSION, KIND
 from finetune_api.status import Condition, ConditionStatus, ConditionType, FineTuneJobStatus, Reason
-
 from finetune_operator.naming import FIELD_MANAGER
 
 Object = dict[str, Any]

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 
 from finetune_api.outcomes import CLASS_OF_EXIT_CODE, ExitCode, Failure, FailureClass
 from finetune_api.status import AttemptStatus
-
 from finetune_operator.observation import ChildJob, Pod
 
 SUCCEEDED = "Succeeded"

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from urllib.parse import urlsplit
 
 import kopf
-from finetune_api import API_VERSION, PLURAL
 
+from finetune_api import API_VERSION, PLURAL
 from finetune_operator import kube as kubernetes_api
 from finetune_operator.decide import Policy
 from finetune_operator.errors import KubeError, OperatorError
@@ -69,31 +70,47 @@ class Service:
         await self._writer.close()
 
     async def watch_forever(self, stop: asyncio.Event) -> None:
-        """Runs kopf until told to stop, and starts it again whenever it ends by itself."""
-        while not stop.is_set():
+        """Runs kopf until told to stop, and starts it again whenever it ends by itself.
+
+        kopf runs in a thread with an event loop of its own: when it ends it cancels every task of its loop and takes
+        the process's signal handlers, and the work under way here must survive that.
+        """
+        halt = threading.Event()
+        watching = asyncio.create_task(self._watch_until(halt))
+        await stop.wait()
+        halt.set()
+        await watching
+
+    async def _watch_until(self, halt: threading.Event) -> None:
+        loop = asyncio.get_running_loop()
+
+        def concern(key: Key) -> None:
+            loop.call_soon_threadsafe(self._queue.add, key)
+
+        while not halt.is_set():
             try:
-                await self._watch(stop)
+                await asyncio.to_thread(self._watch, concern, halt)
             except Exception:
                 # Any end of kopf but our own is a lost watch, whatever its cause.
                 logger.exception("the watch ended; it starts again")
-            if not stop.is_set():
+            if not halt.is_set():
                 await asyncio.sleep(_RESTART_SECONDS)
 
-    async def _watch(self, stop: asyncio.Event) -> None:
+    def _watch(self, concern: Callable[[Key], None], halt: threading.Event) -> None:
         registry = kopf.OperatorRegistry()
-        watch.register(registry, self._queue.add)
+        watch.register(registry, concern)
         _register_login(registry)
         settings = kopf.OperatorSettings()
         _kopf_settings(settings)
         health = self._settings.health_listen
-        await kopf.operator(
+        kopf.run(
             registry=registry,
             settings=settings,
             standalone=True,
             clusterwide=not self._settings.watch_namespaces,
             namespaces=self._settings.watch_namespaces,
             liveness_endpoint=f"http://{health.host}:{health.port}/healthz" if health else None,
-            stop_flag=stop,
+            stop_flag=halt,
         )
 
     async def resync_forever(self) -> None:

@@ -23,7 +23,6 @@ from finetune_api.plan import (
 from finetune_api.reports import TOKEN_FILE_NAME, audience
 from finetune_api.results import Prepared
 from finetune_api.spec import FineTuneJobSpec
-
 from finetune_operator.naming import JOB_UID_LABEL, STAGE_LABEL, labels, rendezvous_port, stage_name
 
 Object = dict[str, Any]

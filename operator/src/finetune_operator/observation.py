@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from finetune_api.outcomes import Stage, StageOutcome
-from finetune_api.reports import ProgressReport
 from pydantic import ValidationError
 
+from finetune_api.outcomes import Stage, StageOutcome
+from finetune_api.reports import ProgressReport
 from finetune_operator.naming import ATTEMPT_LABEL, STAGE_LABEL
 
 Object = dict[str, Any]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.outcomes import Stage
 from finetune_api.reports import Progress, ProgressReport
-
 from finetune_operator.errors import KubeError
 from finetune_operator.kube import Kube
 from finetune_operator.naming import PROGRESS_MANAGER

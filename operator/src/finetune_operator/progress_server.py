@@ -9,9 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from aiohttp import web
-from finetune_api.reports import MAX_REPORT_BYTES, ProgressReport, audience, report_path
 from pydantic import ValidationError
 
+from finetune_api.reports import MAX_REPORT_BYTES, ProgressReport, audience, report_path
 from finetune_operator.errors import KubeError
 from finetune_operator.kube import Kube
 from finetune_operator.progress import ProgressWriter, Reports

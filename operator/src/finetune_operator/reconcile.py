@@ -11,7 +11,6 @@ from typing import Any
 
 from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.status import FineTuneJobStatus
-
 from finetune_operator.decide import Policy, decide
 from finetune_operator.errors import AlreadyExists, KubeError, NotFound
 from finetune_operator.events import event, transitions

@@ -1,4 +1,4 @@
-"""Installs the operator on a cluster and runs it on this machine, with the rights of the chart's ServiceAccount only."""
+"""Installs the operator on a cluster and runs it on this machine, with the rights of the chart only."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
-from finetune_api import GROUP, PLURAL, VERSION
 
+from finetune_api import GROUP, PLURAL, VERSION
 from finetune_operator.naming import JOB_LABEL
 from finetune_operator.reconcile import Key
 
