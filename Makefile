@@ -1,0 +1,45 @@
+# Every verb sets up what it needs; nothing has to be installed by hand but Python 3.11+ and, for the sandbox, Go
+# (which the sandbox fetches itself where it is missing).
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+BIN := $(CURDIR)/.venv/bin
+# ninja, kubectl, weed and torchrun live in the environment.
+export PATH := $(BIN):$(PATH)
+PYTEST_FLAGS ?= -q
+
+.PHONY: help env demo test lint crds verify bench clean
+
+help: ## List the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: ## Make .venv (dependencies once per machine and lock file)
+	@scripts/env.sh
+
+demo: env ## Fine-tune SmolLM2-135M with kubectl on a sandbox cluster of this machine
+	@python -m scripts.demo
+
+test: lint verify ## Run all checks and tests (KUBECONFIG set: cluster tests run there)
+	@python -m pytest $(PYTEST_FLAGS)
+
+lint: env ## ruff, mypy and the import contracts
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@lint-imports
+
+crds: env ## Write crds/ and docs/reference.md from api/
+	@python scripts/generate_crds.py
+	@python scripts/generate_reference.py
+
+verify: env ## Fail when a generated file is behind its source
+	@python scripts/generate_crds.py --check
+	@python scripts/generate_reference.py --check
+
+bench: env ## Measure against bare peers in the same run
+	@python -m benchmarks.latency
+
+clean: ## Remove what was made in this folder (caches of the machine stay)
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
