@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune_api.outcomes import ExitCode
-
 from finetune_cli.field_errors import FieldError
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from finetune_api import API_VERSION, GROUP, KIND
 
+from finetune_api import API_VERSION, GROUP, KIND
 from finetune_cli.errors import InvalidManifestError, UsageError
 from finetune_cli.field_errors import invalid
 

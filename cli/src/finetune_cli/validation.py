@@ -10,7 +10,6 @@ from typing import Any
 from finetune_api.base import DNS_LABEL_PATTERN
 from finetune_api.crd import job_crd
 from finetune_api.job import FineTuneJob
-
 from finetune_cli.cel import rule_errors
 from finetune_cli.errors import InvalidManifestError
 from finetune_cli.field_errors import FieldError, invalid, required

@@ -1,0 +1,1 @@
+"""Runs a FineTuneJob on this machine, without a cluster, as processes of the trainer."""
