@@ -1,0 +1,73 @@
+"""LoRA adapters, through PEFT."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from finetune_api.spec import FineTuneJobSpec, LoraOptions
+from finetune_trainer.errors import UserError
+
+ALL_LINEAR = "all-linear"
+
+
+def add_adapter(base: PreTrainedModel, spec: FineTuneJobSpec, dtype: torch.dtype) -> PeftModel:
+    """Freezes the model and adds an adapter whose initial weights depend on the seed only.
+
+    Raises:
+        UserError: a name of spec.method.lora.targetModules matches no linear layer of the model.
+    """
+    options = spec.method.lora or LoraOptions()
+    _check_targets(base, options.target_modules)
+    all_linear = options.target_modules == (ALL_LINEAR,)
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=float(options.dropout),
+        target_modules=ALL_LINEAR if all_linear else list(options.target_modules),
+    )
+    # The initial values are drawn in float32 in the order of the model's layers.
+    torch.manual_seed(spec.hyperparameters.seed)
+    model = get_peft_model(base, config, autocast_adapter_dtype=True)
+    assert isinstance(model, PeftModel)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def _check_targets(base: PreTrainedModel, names: tuple[str, ...]) -> None:
+    if names == (ALL_LINEAR,):
+        return
+    linear = [name for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)]
+    for wanted in names:
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in linear):
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+            raise UserError(
+                f"spec.method.lora.targetModules names {wanted!r}, which is no linear layer of the model",
+                f"use all-linear alone, or names among {known}",
+            )
+
+
+def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], base_name: str, folder: Path) -> None:
+    """Writes adapter_model.safetensors and adapter_config.json, the same bytes for the same weights.
+
+    Args:
+        model: the trained model; its own weights are not read, they may be partitioned.
+        weights: by parameter name of ``model``, full and float32.
+        base_name: id under which others find the base model.
+        folder: an existing folder.
+    """
+    state = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "adapter_model.safetensors")
+    config = model.peft_config["default"].to_dict()
+    config |= {"base_model_name_or_path": base_name, "inference_mode": True}
+    # PEFT holds the resolved module names in a set, whose order differs between processes.
+    config["target_modules"] = sorted(config["target_modules"])
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")

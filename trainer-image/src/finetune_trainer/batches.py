@@ -1,0 +1,126 @@
+"""Which rows each optimizer step sees, and how they become tensors.
+
+The order depends on the seed and the number of rows only: every world size sees the same global batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+# Positions that carry no loss, as torch.nn.functional.cross_entropy calls them.
+IGNORE_INDEX = -100
+
+
+class Rows(Protocol):
+    """Tokenized rows."""
+
+    def __len__(self) -> int: ...
+
+    def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Token ids and loss mask of one row, of the same length."""
+        ...
+
+
+def _splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Finalizer of SplitMix64, https://doi.org/10.1145/2714064.2660195: a bijection on 64-bit integers."""
+    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+@lru_cache(maxsize=2)
+def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Permutation of the rows in one epoch.
+
+    Rows are sorted by a hash instead of shuffled by a library, whose streams change between versions: the order is
+    part of what a run ID stands for.
+    """
+    stream = _splitmix64(np.array([seed], dtype=np.uint64)) + np.uint64(epoch)
+    keys = _splitmix64(_splitmix64(stream) ^ np.arange(rows, dtype=np.uint64))
+    return np.argsort(keys, kind="stable")
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """The rows of every optimizer step, for one rank.
+
+    Epochs follow each other without a gap, so the last batch of an epoch is filled from the next one.
+    ``global_batch_size`` is a multiple of ``micro_batch_size * world_size``.
+    """
+
+    rows: int
+    seed: int
+    global_batch_size: int
+    micro_batch_size: int
+    rank: int
+    world_size: int
+
+    def global_batch(self, step: int) -> NDArray[np.int64]:
+        """Row numbers of one optimizer step over all ranks, shape [global_batch_size]."""
+        first = step * self.global_batch_size
+        positions = np.arange(first, first + self.global_batch_size)
+        epochs = range(int(positions[0]) // self.rows, int(positions[-1]) // self.rows + 1)
+        orders = {epoch: epoch_order(self.rows, self.seed, epoch) for epoch in epochs}
+        return np.array([orders[position // self.rows][position % self.rows] for position in positions.tolist()])
+
+    def micro_batches(self, step: int) -> NDArray[np.int64]:
+        """Row numbers of this rank's part, shape [gradient_accumulation_steps, micro_batch_size]."""
+        batch = self.global_batch(step).reshape(-1, self.world_size, self.micro_batch_size)
+        return batch[:, self.rank]
+
+    def epochs_done(self, steps: int) -> float:
+        """Passes over the rows after a number of optimizer steps."""
+        return steps * self.global_batch_size / self.rows
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows padded on the right to the longest of them; all of shape [rows, positions], int64."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+    """The token that follows each position, or IGNORE_INDEX where that token carries no loss."""
+
+    def to(self, device: torch.device) -> MicroBatch:
+        return MicroBatch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
+
+
+def collate(rows: Rows, indices: Sequence[int]) -> MicroBatch:
+    """Reads some rows into one padded micro-batch."""
+    content = [rows.row(index) for index in indices]
+    shape = (len(content), max(len(ids) for ids, _ in content))
+    input_ids = np.zeros(shape, dtype=np.int64)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
+    for line, (ids, mask) in enumerate(content):
+        input_ids[line, : len(ids)] = ids
+        attention_mask[line, : len(ids)] = 1
+        labels[line, : len(ids) - 1] = np.where(mask[1:] != 0, ids[1:], IGNORE_INDEX)
+    return MicroBatch(torch.from_numpy(input_ids), torch.from_numpy(attention_mask), torch.from_numpy(labels))
+
+
+def count_tokens(rows: Rows, indices: Sequence[int]) -> tuple[int, int]:
+    """All tokens of some rows, and those of them that are predicted with loss (never a row's first token)."""
+    masks = [rows.row(index)[1] for index in indices]
+    return sum(len(mask) for mask in masks), sum(int(np.count_nonzero(mask[1:])) for mask in masks)
+
+
+def held_out_batches(rows: int, micro_batch_size: int, rank: int, world_size: int) -> Iterator[range]:
+    """This rank's rows of the held-out split, round by round.
+
+    Every rank gets the same number of rounds, some of them empty at the end: under ZeRO-3 all ranks must take part in
+    each forward pass.
+    """
+    width = micro_batch_size * world_size
+    for start in range(0, rows, width):
+        first = start + rank * micro_batch_size
+        yield range(min(first, rows), min(first + micro_batch_size, rows))

@@ -1,0 +1,45 @@
+"""Which device a pod trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from finetune_api.plan import SIMULATED_GPUS_VARIABLE, Device, World
+from finetune_trainer.errors import DeviceMissing
+
+
+def choose_device(world: World, environment: Mapping[str, str], visible_gpus: int) -> Device:
+    """The device of this pod's processes.
+
+    Raises:
+        DeviceMissing: the plan asks for more GPUs than the pod sees, and they are not simulated.
+    """
+    if world.device is Device.CPU or environment.get(SIMULATED_GPUS_VARIABLE):
+        return Device.CPU
+    if visible_gpus < world.processes_per_node:
+        raise DeviceMissing(
+            f"the pod asked for {world.processes_per_node} GPUs and sees {visible_gpus}",
+            "check the node's driver and device plugin, or set spec.resources.gpusPerNode to 0 to train on CPU",
+        )
+    return Device.CUDA
+
+
+def visible_gpus() -> int:
+    """GPUs that PyTorch can use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def process_environment(device: Device, threads: int) -> dict[str, str]:
+    """Environment of the training processes; set before torch is imported, which reads it once."""
+    common = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+    if device is Device.CPU:
+        return common | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    # cuBLAS is deterministic only with workspaces of a fixed size, set before its first call.
+    return common | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}

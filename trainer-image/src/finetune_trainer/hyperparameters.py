@@ -1,0 +1,50 @@
+"""What a run uses and where each value comes from, and what the trainer refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
+from finetune_api.spec import FineTuneJobSpec, LoraOptions, Precision, Tuning
+from finetune_trainer.errors import UserError
+
+_GROUPS = ("method", "hyperparameters", "deepspeed", "evaluation")
+
+
+def effective_values(spec: FineTuneJobSpec) -> Iterator[tuple[str, object, str]]:
+    """Path, value and origin (manifest or default) of every field that shapes the training."""
+    for group in _GROUPS:
+        yield from _values(getattr(spec, group), f"spec.{group}", group in spec.model_fields_set)
+    if spec.method.tuning is Tuning.LORA and spec.method.lora is None:
+        yield from _values(LoraOptions(), "spec.method.lora", False)
+
+
+def _values(document: BaseModel, path: str, given: bool) -> Iterator[tuple[str, object, str]]:
+    for name, field in type(document).model_fields.items():
+        value = getattr(document, name)
+        stated = given and name in document.model_fields_set
+        where = f"{path}.{field.alias or name}"
+        if isinstance(value, BaseModel):
+            yield from _values(value, where, stated)
+        elif value is not None:
+            yield where, value, "manifest" if stated else "default"
+
+
+def refuse_unsupported(spec: FineTuneJobSpec) -> None:
+    """Checks what would train wrongly, for plans that no API server has validated.
+
+    Raises:
+        UserError: bf16 with ZeRO stage 0, or a global batch that the processes cannot share.
+    """
+    if spec.hyperparameters.precision is Precision.BF16 and spec.deepspeed.zero_stage == 0:
+        raise UserError(
+            "bf16 with ZeRO stage 0 gives wrong losses in DeepSpeed",
+            "set spec.deepspeed.zeroStage to 1 or higher, or spec.hyperparameters.precision to fp32",
+        )
+    width = spec.deepspeed.micro_batch_size * spec.resources.world_size
+    if spec.hyperparameters.global_batch_size % width:
+        raise UserError(
+            f"spec.hyperparameters.globalBatchSize {spec.hyperparameters.global_batch_size} is no multiple of {width}",
+            "set it to a multiple of spec.deepspeed.microBatchSize times the number of processes",
+        )

@@ -1,0 +1,106 @@
+"""What is measured at each step, and the forms it is shown in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from finetune_api.reports import Progress
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One optimizer step. Loss in nats per token, learning rate as used, gradient norm before clipping."""
+
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class EvaluationMetrics:
+    """Held-out loss, in nats per token, after ``step`` optimizer steps."""
+
+    step: int
+    loss: float
+
+
+def decimal(value: float) -> str:
+    """Six significant digits, as a decimal string of the API."""
+    return f"{value:.6g}"
+
+
+def duration(seconds: float) -> str:
+    """A duration for people, such as 42s, 3m05s or 1h05m."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def progress_of(metrics: StepMetrics, eval_loss: float | None, seconds_per_step: float) -> Progress:
+    """The progress that a step boundary reports."""
+    return Progress(
+        step=metrics.step,
+        total_steps=metrics.total_steps,
+        percent=100 * metrics.step // metrics.total_steps,
+        epoch=decimal(metrics.epoch),
+        loss=decimal(metrics.loss),
+        eval_loss=None if eval_loss is None else decimal(eval_loss),
+        learning_rate=decimal(metrics.learning_rate),
+        grad_norm=decimal(metrics.grad_norm),
+        tokens_per_second=decimal(metrics.tokens_per_second),
+        eta=duration((metrics.total_steps - metrics.step) * seconds_per_step),
+        updated=datetime.now(UTC),
+    )
+
+
+def log_line(metrics: StepMetrics) -> str:
+    """The line that the pod's log shows for a step."""
+    return (
+        f"step {metrics.step}/{metrics.total_steps}  loss {metrics.loss:.4f}  lr {metrics.learning_rate:.3g}  "
+        f"grad norm {metrics.grad_norm:.4g}  {metrics.tokens_per_second:.0f} tokens/s"
+    )
+
+
+class MetricsFile:
+    """metrics.jsonl: one line per step and per evaluation, flushed at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = path.open("w", encoding="utf-8")
+
+    def write(self, metrics: StepMetrics | EvaluationMetrics) -> None:
+        self._file.write(json.dumps(_record(metrics)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _record(metrics: StepMetrics | EvaluationMetrics) -> dict[str, Any]:
+    if isinstance(metrics, EvaluationMetrics):
+        return {"kind": "evaluation", "step": metrics.step, "loss": metrics.loss}
+    return {
+        "kind": "step",
+        "step": metrics.step,
+        "epoch": metrics.epoch,
+        "loss": metrics.loss,
+        "learningRate": metrics.learning_rate,
+        "gradNorm": metrics.grad_norm,
+        "tokens": metrics.tokens,
+        "seconds": metrics.seconds,
+    }

@@ -1,0 +1,152 @@
+"""Tells the operator where training is, from a thread of its own, and never disturbs training."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from finetune_api.outcomes import Stage
+from finetune_api.plan import JobReference, ProgressEndpoint, RunPlan
+from finetune_api.reports import Progress, ProgressReport, report_path
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL_SECONDS = 1.0
+_TIMEOUT_SECONDS = 5.0
+_LONGEST_WAIT_SECONDS = 2.0
+_LONGEST_MESSAGE = 256
+_LOOPBACK = ("127.", "localhost", "::1")
+
+Send = Callable[[bytes], None]
+
+
+def endpoint_sender(endpoint: ProgressEndpoint, job: JobReference) -> Send:
+    """A function that POSTs one report.
+
+    The token is read anew each time, because the kubelet replaces it. Proxies of the environment are not used: the
+    operator is inside the cluster. Plain http is for a run without a cluster and goes to a loopback address only.
+
+    Raises (from the function):
+        OSError, http.client.HTTPException: not delivered.
+    """
+    url = urlsplit(endpoint.url)
+    path = url.path.rstrip("/") + report_path(job.namespace, job.name)
+
+    def connect() -> http.client.HTTPConnection:
+        if url.scheme == "https":
+            context = ssl.create_default_context(cadata=endpoint.certificate_authority)
+            return http.client.HTTPSConnection(url.netloc, timeout=_TIMEOUT_SECONDS, context=context)
+        if not (url.hostname or "").startswith(_LOOPBACK):
+            raise OSError(f"refused to send the token to {url.netloc} without TLS")
+        return http.client.HTTPConnection(url.netloc, timeout=_TIMEOUT_SECONDS)
+
+    def send(body: bytes) -> None:
+        token = Path(endpoint.token_file).read_text().strip()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        connection = connect()
+        try:
+            connection.request("POST", path, body, headers)
+            response = connection.getresponse()
+            response.read()
+        finally:
+            connection.close()
+        if not 200 <= response.status < 300:
+            raise OSError(f"the operator answered {response.status} {response.reason}")
+
+    return send
+
+
+class ProgressReporter:
+    """Sends the newest report, at most one per second, and keeps trying while the operator is away.
+
+    Of several waiting reports only the newest is sent, since it says all that an older one did.
+    """
+
+    def __init__(self, send: Send, uid: str, attempt: int, interval: float = _INTERVAL_SECONDS) -> None:
+        self._send, self._uid, self._attempt, self._interval = send, uid, attempt, interval
+        self._changed = threading.Condition()
+        self._waiting: ProgressReport | None = None
+        self._last_progress: Progress | None = None
+        self._sequence = 0
+        self._deadline: float | None = None
+        self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
+        self._thread.start()
+
+    def report(self, stage: Stage, message: str | None = None, progress: Progress | None = None) -> None:
+        """Offers a report; without ``progress`` it repeats the last one. Returns at once."""
+        with self._changed:
+            self._last_progress = progress or self._last_progress
+            self._sequence += 1
+            self._waiting = ProgressReport(
+                uid=self._uid,
+                attempt=self._attempt,
+                sequence=self._sequence,
+                stage=stage,
+                message=message[:_LONGEST_MESSAGE] if message else None,
+                progress=self._last_progress,
+            )
+            self._changed.notify()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Gives the last report ``timeout`` seconds to arrive, then gives up."""
+        with self._changed:
+            self._deadline = time.monotonic() + timeout
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    def _work(self) -> None:
+        wait = self._interval
+        while (report := self._next()) is not None:
+            try:
+                self._send(report.to_json().encode())
+                wait = self._interval
+            except (OSError, http.client.HTTPException) as error:
+                wait = min(2 * wait, max(self._interval, _LONGEST_WAIT_SECONDS))
+                logger.warning("progress was not delivered, trying again in %.1f s: %s", wait, error)
+                self._keep(report)
+            self._pause(wait)
+
+    def _next(self) -> ProgressReport | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._deadline is not None)
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                return None
+            report, self._waiting = self._waiting, None
+            return report
+
+    def _keep(self, report: ProgressReport) -> None:
+        with self._changed:
+            self._waiting = self._waiting or report
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            closing = self._changed.wait_for(lambda: self._deadline is not None, seconds)
+        if closing:
+            # The last report need not wait its turn, but a dead operator must not be asked in a tight loop either.
+            time.sleep(min(seconds, 0.2))
+
+
+class SilentReporter:
+    """Takes the place of a reporter where nobody listens: on every rank but 0, and without an operator."""
+
+    def report(self, stage: Stage, message: str | None = None, progress: Progress | None = None) -> None:
+        """Does nothing."""
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Does nothing."""
+
+
+Reporter = ProgressReporter | SilentReporter
+
+
+def open_reporter(plan: RunPlan, rank: int) -> Reporter:
+    """The reporter of one process."""
+    if plan.progress is None or rank != 0:
+        return SilentReporter()
+    return ProgressReporter(endpoint_sender(plan.progress, plan.job), plan.job.uid, plan.attempt)

@@ -1,0 +1,49 @@
+"""SIGTERM and SIGINT: the pod is asked to stop."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+from types import FrameType
+
+from finetune_trainer.errors import Preempted
+from finetune_trainer.outcome import Terminated
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_PR_SET_PDEATHSIG = 1
+
+
+def preempted() -> Preempted:
+    """The failure of a process that was asked to stop."""
+    return Preempted("the pod was asked to stop before training was done", "nothing: training is started again")
+
+
+class StopRequest:
+    """Turns the first signal into :class:`Terminated`, raised in the main thread wherever it is."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def install(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, self._handle)
+
+    def ignore_further(self) -> None:
+        """From here on the process is ending anyway: let it say how."""
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first, self.received = not self.received, True
+        if first:
+            raise Terminated
+
+
+def die_with_parent() -> None:
+    """Ends this process when the one that started it does: a rank without a launcher would wait for its peers.
+
+    Linux only, see prctl(2); elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,49 @@
+"""Folders of one pod's scratch space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.plan import DEFAULT_WORKSPACE, WORKSPACE_VARIABLE
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The scratch space, shared by the processes of one pod."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def artifact(self) -> Path:
+        return self.root / "artifact"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def outcomes(self) -> Path:
+        return self.root / "outcomes"
+
+    def outcome(self, rank: int) -> Path:
+        """Where the process of one rank leaves its outcome."""
+        return self.outcomes / f"rank-{rank}.json"
+
+
+def workspace_of(environment: Mapping[str, str]) -> Workspace:
+    """The workspace that the environment names."""
+    return Workspace(Path(environment.get(WORKSPACE_VARIABLE, DEFAULT_WORKSPACE)))
