@@ -1,0 +1,74 @@
+"""Every example is valid, and the demo's rows are what the documentation says of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_api.plan import total_steps
+from finetune_cli.manifests import load_documents, select_jobs
+from finetune_cli.validation import read_job
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+MANIFESTS = sorted(EXAMPLES.glob("*.yaml"))
+ROWS = EXAMPLES / "data" / "finetune-operator.jsonl"
+
+
+def test_there_are_examples() -> None:
+    assert {file.name for file in MANIFESTS} >= {"smollm2-lora.yaml", "full-fine-tune.yaml", "pvc-source.yaml"}
+
+
+@pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.name)
+def test_an_example_holds_one_valid_job_named_like_its_file(file: Path) -> None:
+    [manifest] = select_jobs(load_documents(file.read_text())).jobs
+
+    job = read_job(manifest, file.name)
+
+    assert job.metadata.name == file.stem
+
+
+def test_the_demos_job_is_two_pods_with_zero_2_on_cpus() -> None:
+    [manifest] = select_jobs(load_documents((EXAMPLES / "smollm2-lora.yaml").read_text())).jobs
+
+    spec = read_job(manifest, "smollm2-lora.yaml").spec
+
+    assert (spec.resources.nodes, spec.resources.world_size, spec.resources.gpus_per_node) == (2, 2, 0)
+    assert (spec.deepspeed.zero_stage, spec.method.tuning) == (2, "lora")
+    assert 60 <= total_steps(spec, rows=144) <= 160
+
+
+def rows() -> list[list[dict[str, str]]]:
+    return [json.loads(line)["messages"] for line in ROWS.read_text().splitlines()]
+
+
+def test_the_demos_rows_are_one_question_and_one_answer_each() -> None:
+    assert len(rows()) >= 150
+    for messages in rows():
+        assert [turn["role"] for turn in messages] == ["user", "assistant"]
+        assert all(turn["content"] == turn["content"].strip() != "" for turn in messages)
+        assert len(messages[1]["content"].split()) <= 50
+
+
+def test_no_question_is_asked_twice() -> None:
+    questions = [messages[0]["content"] for messages in rows()]
+
+    assert sorted(set(questions)) == sorted(questions)
+
+
+def test_every_field_that_the_rows_name_exists() -> None:
+    from finetune_api.crd import job_schema
+
+    known = set(_paths(job_schema()["properties"]["spec"], "spec"))
+    text = ROWS.read_text()
+    named = {word.rstrip(".") for word in text.replace('"', " ").replace(",", " ").split() if word.startswith("spec.")}
+
+    assert len(named) > 20
+    assert {name.rstrip(".:;?") for name in named} - known == set()
+
+
+def _paths(schema: dict[str, object], path: str) -> list[str]:
+    properties = schema.get("properties", {})
+    assert isinstance(properties, dict)
+    return [path, *(found for name, child in properties.items() for found in _paths(child, f"{path}.{name}"))]
