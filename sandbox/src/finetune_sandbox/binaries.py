@@ -75,7 +75,7 @@ def _compiled(cache: Path) -> Path:
         if not missing_from(home):
             return home
         home.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive(home.with_suffix(".lock")):
+        with exclusive(home.parent / f"{home.name}.lock"):
             # Another process may have compiled it while this one waited for the lock.
             if missing_from(home):
                 _compile_into(home, folder, toolchain.command(go, cache))

@@ -59,7 +59,7 @@ def prepare(layout: Layout, shape: Shape, binaries: Path) -> Cluster:
         parts.api_server(binaries, layout, ports[parts.API_PORT]),
         parts.controller_manager(binaries, layout),
         parts.scheduler(binaries, layout),
-        *_node_agent(layout),
+        parts.node_agent(layout),
     )
     return Cluster(started, reservation, credentials, _probes(layout, ports))
 
@@ -93,11 +93,6 @@ def store_program() -> Path:
 def client(layout: Layout, port: int) -> rest.ApiServer:
     """A client of the API server with the rights of the node agent."""
     return rest.ApiServer(port, layout.pki / "ca.crt", layout.pki / "agent.crt", layout.pki / "agent.key")
-
-
-def _node_agent(layout: Layout) -> tuple[Part, ...]:
-    present = (Path(__file__).parent / "node" / "__main__.py").exists()
-    return (parts.node_agent(layout),) if present else ()
 
 
 def _write_files(layout: Layout, shape: Shape, ports: Mapping[str, int]) -> None:

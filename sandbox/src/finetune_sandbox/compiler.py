@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -23,21 +26,11 @@ def compile_program(go: Path, source: Path, output: Path, version: str, progress
         ControlPlaneUnavailable: the Go modules cannot be fetched.
         CompileFailed: the compiler failed for another reason.
     """
-    packages = _download(go, source, progress)
-    reporter = Progress(progress, packages)
-    with subprocess.Popen(
-        [str(go), *build_arguments(version, output)],
-        cwd=source,
-        env=go_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stderr is not None
-        problems = [line for line in _lines(process.stderr, reporter) if not _is_package(line)]
-    reporter.finish()
-    if process.returncode != 0:
-        raise CompileFailed(f"go build ended with code {process.returncode}:\n" + "\n".join(problems[-_TAIL_LINES:]))
+    packages = _fetch(go, source, progress)
+    reporter = Progress(progress, f"Compiling the control plane (once, about 6 minutes on 2 cores), of {packages}")
+    result = _follow([str(go), *build_arguments(version, output)], source, reporter)
+    if result.code != 0:
+        raise CompileFailed(f"go build ended with code {result.code}:\n{result.problems}")
 
 
 def build_arguments(version: str, output: Path) -> list[str]:
@@ -66,80 +59,98 @@ def go_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "GOROOT"} | fixed
 
 
-def _download(go: Path, source: Path, progress: TextIO) -> int:
+def _fetch(go: Path, source: Path, progress: TextIO) -> int:
     """Fetch the modules and return how many packages there are to compile."""
-    print("Fetching the control plane's Go modules", file=progress, flush=True)
-    listing = subprocess.run(
-        [str(go), "list", "-mod=readonly", "-tags=grpcnotrace", "-deps", "."],
-        cwd=source,
-        env=go_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    if listing.returncode != 0:
-        problems = [line for line in listing.stderr.splitlines() if not line.startswith("go: downloading")]
-        raise ControlPlaneUnavailable("the Go modules cannot be fetched:\n" + "\n".join(problems[-_TAIL_LINES:]))
-    return len(listing.stdout.split())
+    arguments = ["list", "-mod=readonly", "-tags=grpcnotrace", "-deps", "."]
+    result = _follow([str(go), *arguments], source, Progress(progress, "Fetching the control plane's Go modules"))
+    if result.code != 0:
+        raise ControlPlaneUnavailable(f"the Go modules cannot be fetched:\n{result.problems}")
+    return len(result.output.split())
 
 
-def _is_package(line: str) -> bool:
-    """Whether a line of ``go build -v`` names a package that it has begun to compile."""
-    return bool(line) and not line.startswith(("#", "go:")) and " " not in line and ":" not in line
+@dataclass(frozen=True)
+class _Result:
+    code: int
+    output: str
+    problems: str
+
+
+def _follow(command: Sequence[str], source: Path, reporter: Progress) -> _Result:
+    """Run ``go``, counting the lines on standard error that tell of progress; the others are problems."""
+    problems: list[str] = []
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(
+            command,
+            cwd=source,
+            env=go_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+        ) as process,
+    ):
+        assert process.stderr is not None
+        for line in _lines(process.stderr, reporter):
+            if tells_progress(line):
+                reporter.count += 1
+            else:
+                problems.append(line)
+        process.wait()
+        reporter.finish()
+        output.seek(0)
+        return _Result(process.returncode, output.read(), "\n".join(problems[-_TAIL_LINES:]))
+
+
+def tells_progress(line: str) -> bool:
+    """Whether a line names a module that is being fetched or a package that is being compiled (``go build -v``)."""
+    return line.startswith("go: downloading ") or (bool(line) and not {" ", ":", "#"} & set(line))
 
 
 def _lines(stream: IO[bytes], reporter: Progress) -> Iterator[str]:
-    """The lines that a process writes until it ends, reporting each and the time in between."""
-    os.set_blocking(stream.fileno(), False)
+    """The lines that a process writes until it ends; keeps the progress line moving in between."""
     rest = b""
-    while (chunk := _read(stream, reporter)) != b"":
+    while True:
+        readable, _, _ = select.select([stream], [], [], _TERMINAL_SECONDS)
+        reporter.show()
+        if not readable:
+            continue
+        chunk = os.read(stream.fileno(), 65_536)
+        if not chunk:
+            break
         *complete, rest = (rest + chunk).split(b"\n")
-        for line in complete:
-            text = line.decode(errors="replace")
-            reporter.packages += _is_package(text)
-            yield text
+        yield from (line.decode(errors="replace") for line in complete)
     if rest:
         yield rest.decode(errors="replace")
 
 
-def _read(stream: IO[bytes], reporter: Progress) -> bytes:
-    """What is there next, waiting for it; empty at the end of the stream."""
-    while True:
-        reporter.show()
-        chunk = stream.read(65_536)
-        if chunk is not None:
-            return chunk
-        time.sleep(0.2)
-
-
 class Progress:
-    """One line that is rewritten on a terminal every second, or a new line every 30 s elsewhere."""
+    """One line that is rewritten on a terminal every second, or a new line every 30 s elsewhere.
 
-    def __init__(self, stream: TextIO, total: int) -> None:
-        self.packages = 0
-        self._total = total
+    It tells how many lines of progress there were and how many seconds have passed.
+    """
+
+    def __init__(self, stream: TextIO, task: str) -> None:
+        """Show the task at once."""
+        self.count = 0
+        self._task = task
         self._stream = stream
-        self._started = self._shown = time.monotonic()
+        self._started = time.monotonic()
         self._terminal = stream.isatty()
-
-    def line(self) -> str:
-        """How far the compiler is."""
-        elapsed = time.monotonic() - self._started
-        return (
-            f"Compiling the control plane (once, about 6 minutes on 2 cores): "
-            f"{self.packages} of at most {self._total} packages, {elapsed:.0f} s"
-        )
+        self._print()
 
     def show(self) -> None:
         """Print the line when it is time to."""
-        now = time.monotonic()
-        if now - self._shown < (_TERMINAL_SECONDS if self._terminal else _FILE_SECONDS):
-            return
-        self._shown = now
-        print(f"\r{self.line()}" if self._terminal else self.line(), end="" if self._terminal else "\n",
-              file=self._stream, flush=True)
+        if time.monotonic() - self._shown >= (_TERMINAL_SECONDS if self._terminal else _FILE_SECONDS):
+            self._print()
 
     def finish(self) -> None:
-        """End the line on a terminal."""
+        """Print the last count and end the line."""
+        self._print()
         if self._terminal:
-            print(f"\r{self.line()}", file=self._stream, flush=True)
+            print(file=self._stream, flush=True)
+
+    def _print(self) -> None:
+        self._shown = time.monotonic()
+        line = f"{self._task}: {self.count}, {self._shown - self._started:.0f} s"
+        print(f"\r{line}" if self._terminal else line, end="" if self._terminal else "\n", file=self._stream)
+        self._stream.flush()

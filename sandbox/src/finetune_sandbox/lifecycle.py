@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from finetune_sandbox import binaries, mounts, parts, processes, state
-from finetune_sandbox.errors import AlreadyRunning, NotRunning, PartFailed, StateDirectoryRefused
+from finetune_sandbox.errors import AlreadyRunning, NotRunning, PartFailed, SandboxError, StateDirectoryRefused
 from finetune_sandbox.kubeconfig import write_private
 from finetune_sandbox.layout import Layout
 from finetune_sandbox.locking import try_lock
@@ -20,7 +21,6 @@ from finetune_sandbox.logs import tail
 from finetune_sandbox.processes import MARKER, Identity
 from finetune_sandbox.shape import Shape
 from finetune_sandbox.state import Phase, State
-from finetune_sandbox.supervisor import AGENT_GRACE_SECONDS
 
 _POLL_SECONDS = 0.05
 _SUPERVISOR = "supervisor"
@@ -35,6 +35,8 @@ def up(root: Path, shape: Shape) -> State:
         StateDirectoryRefused: ``root`` holds something else.
         PartFailed: a part did not start; the message has its log's end and all parts are ended again.
     """
+    if platform.system() != "Linux":
+        raise SandboxError(f"the sandbox needs Linux (its namespaces and /proc), this is {platform.system()}")
     layout = Layout(root)
     _refuse_foreign(layout)
     if _is_locked(layout):
@@ -61,7 +63,7 @@ def down(root: Path, *, keep_logs: bool = False) -> bool:
     if recorded is None and not layout.lock.exists():
         return False
     if recorded is not None:
-        processes.end([recorded.supervisor], AGENT_GRACE_SECONDS + 10)
+        processes.end([recorded.supervisor], parts.AGENT_GRACE_SECONDS + 10)
     _sweep(layout, recorded)
     _remove(layout, keep_logs=keep_logs, whole=recorded is None or recorded.made_root)
     return True
@@ -168,7 +170,7 @@ def _sweep(layout: Layout, recorded: State | None) -> None:
     """End what the supervisor could not: everything on record and everything that carries the sandbox's marker."""
     if recorded is not None:
         agents = [part.process for part in recorded.parts if part.name == parts.NODE_AGENT]
-        processes.end(agents, AGENT_GRACE_SECONDS)
+        processes.end(agents, parts.AGENT_GRACE_SECONDS)
         processes.end(recorded.processes())
         for socket in parts.store_sockets(recorded.ports) if recorded.ports else ():
             socket.unlink(missing_ok=True)
@@ -177,7 +179,8 @@ def _sweep(layout: Layout, recorded: State | None) -> None:
 
 
 def _remove(layout: Layout, *, keep_logs: bool, whole: bool) -> None:
-    kept = {layout.logs} if keep_logs else set()
+    # With its mark, so that the next `up` knows the folder as a sandbox's.
+    kept = {layout.logs, layout.lock} if keep_logs else set()
     for entry in layout.root.iterdir():
         if entry not in kept:
             _delete(entry)

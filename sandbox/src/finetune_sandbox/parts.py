@@ -15,6 +15,8 @@ from finetune_sandbox.ports import LOOPBACK
 
 ETCD, API_SERVER, CONTROLLERS, SCHEDULER = "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"
 STORE, NODE_AGENT = "seaweedfs", "node-agent"
+# How long the node agent may take to end its pods.
+AGENT_GRACE_SECONDS = 15.0
 
 API_PORT, KUBELET_PORT, S3_PORT = "api", "kubelet", "s3"
 _STORE_SERVICES = ("master", "volume", "filer", "admin", S3_PORT)

@@ -141,9 +141,7 @@ def new_authority(common_name: str) -> Authority:
 def key_pair() -> Credential:
     """A bare key pair; ``certificate`` holds the public key. Signs service account tokens."""
     key = ec.generate_private_key(ec.SECP256R1())
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return Credential(public, private_key_pem(key))
 
 

@@ -17,6 +17,7 @@ class Reservation:
     """
 
     def __init__(self, names: tuple[str, ...], followers: Mapping[str, tuple[str, int]] | None = None) -> None:
+        """Reserve all of them now."""
         self._sockets: dict[str, socket.socket] = {}
         wanted = dict(followers or {})
         for name in names:

@@ -25,9 +25,9 @@ class Identity:
     start_time: int
 
     def alive(self) -> bool:
-        """Whether this very process runs; a zombie does not."""
+        """Whether this very process runs; a zombie does not, unless it has threads that still hold its files."""
         stat = _stat(self.pid)
-        return stat is not None and stat.start_time == self.start_time and stat.state not in "ZX"
+        return stat is not None and stat.start_time == self.start_time and (stat.state not in "ZX" or stat.threads > 1)
 
     def send(self, number: int) -> None:
         """Send a signal, unless the process is gone."""
@@ -42,6 +42,7 @@ class Identity:
 class _Stat:
     state: str
     parent: int
+    threads: int
     start_time: int
 
 
@@ -81,6 +82,15 @@ def spawn(
 def adopt_orphans() -> None:
     """Make orphaned descendants children of this process rather than of init."""
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def ended_child() -> int | None:
+    """The pid of a child that has ended and waits to be collected, or None."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
 
 
 def descendants(pid: int) -> list[Identity]:
@@ -135,7 +145,7 @@ def wait(processes: Iterable[Identity], seconds: float) -> bool:
 
 
 def _all_pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def _environment(pid: int) -> list[bytes]:
@@ -147,11 +157,11 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def _stat(pid: int) -> _Stat | None:
-    """State, parent and start time: fields 3, 4 and 22 of proc_pid_stat(5)."""
+    """State, parent, number of threads and start time: fields 3, 4, 20 and 22 of proc_pid_stat(5)."""
     try:
         content = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
     # The command name (field 2) is in parentheses and may itself contain spaces and parentheses.
     fields = content[content.rindex(b")") + 2 :].split()
-    return _Stat(fields[0].decode(), int(fields[1]), int(fields[19]))
+    return _Stat(fields[0].decode(), int(fields[1]), int(fields[17]), int(fields[19]))

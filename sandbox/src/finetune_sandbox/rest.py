@@ -23,6 +23,7 @@ class ApiServer:
     """The sandbox's API server, spoken to with a client certificate."""
 
     def __init__(self, port: int, authority: Path, certificate: Path, key: Path) -> None:
+        """Load the certificate; nothing is sent yet."""
         self._port = port
         self._context = ssl.create_default_context(cafile=str(authority))
         self._context.load_cert_chain(certificate, key)
@@ -53,9 +54,7 @@ class ApiServer:
             raise RequestFailed(f"POST {path}: HTTP {status}: {body.decode(errors='replace')[:500]}")
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
-        connection = http.client.HTTPSConnection(
-            LOOPBACK, self._port, timeout=_TIMEOUT_SECONDS, context=self._context
-        )
+        connection = http.client.HTTPSConnection(LOOPBACK, self._port, timeout=_TIMEOUT_SECONDS, context=self._context)
         content = None if body is None else json.dumps(body).encode()
         try:
             connection.request(method, path, content, {"Content-Type": "application/json"})

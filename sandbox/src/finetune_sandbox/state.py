@@ -67,8 +67,6 @@ def read(path: Path) -> State | None:
 
 
 def _from_json(document: dict[str, Any]) -> State:
-    parts = tuple(
-        PartState(**(entry | {"process": Identity(**entry["process"])})) for entry in document.pop("parts")
-    )
+    parts = tuple(PartState(**(entry | {"process": Identity(**entry["process"])})) for entry in document.pop("parts"))
     supervisor = Identity(**document.pop("supervisor"))
     return State(phase=Phase(document.pop("phase")), supervisor=supervisor, parts=parts, **document)

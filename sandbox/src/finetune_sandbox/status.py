@@ -65,6 +65,8 @@ def _process_problems(recorded: State, layout: Layout) -> list[str]:
     ]
     if not recorded.supervisor.alive():
         problems.insert(0, f"the supervisor is gone\n{tail(layout.log('supervisor'))}")
+    elif recorded.phase is Phase.STARTING:
+        problems.append("the sandbox is still starting")
     return problems
 
 

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -27,8 +28,6 @@ from finetune_sandbox.shape import Shape
 from finetune_sandbox.state import PartState, Phase, State
 
 START_SECONDS = 120.0
-# How long the node agent may take to end its pods.
-AGENT_GRACE_SECONDS = 15.0
 _START_ATTEMPTS = 3
 _STARTING_POLL_SECONDS, _RUNNING_POLL_SECONDS = 0.05, 0.2
 
@@ -37,6 +36,7 @@ class Supervisor:
     """Runs one sandbox in this process. The only writer of the state file."""
 
     def __init__(self, layout: Layout, shape: Shape, binaries: Path, made_root: bool) -> None:
+        """Nothing is started yet."""
         supervisor = processes.identify(os.getpid())
         assert supervisor is not None
         self._layout = layout
@@ -44,6 +44,7 @@ class Supervisor:
         self._binaries = binaries
         self._state = State(Phase.STARTING, supervisor, made_root)
         self._parts: dict[str, Part] = {}
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._stopping = False
 
     def run(self) -> int:
@@ -60,7 +61,8 @@ class Supervisor:
             return 1
         finally:
             self._stop()
-        self._record(phase=Phase.STOPPED)
+        if self._in_place():
+            self._record(phase=Phase.STOPPED)
         return 0
 
     def _ask_to_stop(self, _number: int, _frame: object) -> None:
@@ -98,8 +100,12 @@ class Supervisor:
         if not self._stopping:
             self._record(phase=Phase.RUNNING)
 
+    def _in_place(self) -> bool:
+        """False when somebody removed the state directory, after which nothing could find this sandbox again."""
+        return self._layout.lock.exists()
+
     def _watch(self) -> None:
-        while not self._stopping:
+        while not self._stopping and self._in_place():
             time.sleep(_RUNNING_POLL_SECONDS)
             if self._reap() and not self._stopping:
                 self._record(phase=Phase.FAILED, message="\n".join(self._endings()))
@@ -112,6 +118,7 @@ class Supervisor:
             self._layout.log(part.name),
             signal.SIGTERM if part.graceful else signal.SIGKILL,
         )
+        self._children[process.pid] = process
         identity = processes.identify(process.pid)
         assert identity is not None
         print(f"{part.name}: pid {process.pid}", flush=True)
@@ -128,16 +135,13 @@ class Supervisor:
         """Collect ended children, adopted orphans among them; True when a part ended."""
         names = {part.process.pid: part.name for part in self._state.parts}
         part_ended = False
-        while self._state.parts:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            if pid in names:
+        while (pid := processes.ended_child()) is not None:
+            child = self._children.pop(pid, None)
+            if child is None:
+                os.waitpid(pid, 0)
+            else:
                 part_ended = True
-                self._update(names[pid], ended=describe_end(status))
+                self._update(names[pid], ended=describe_end(child.wait()))
         return part_ended
 
     def _raise_for_ended(self) -> None:
@@ -161,7 +165,7 @@ class Supervisor:
         """End the node agent, which ends its pods, then everything else that descends from this process."""
         running = {part.name: part.process for part in self._state.parts}
         graceful: list[Identity] = [running[name] for name in running if self._parts[name].graceful]
-        processes.end(graceful, AGENT_GRACE_SECONDS)
+        processes.end(graceful, parts.AGENT_GRACE_SECONDS)
         processes.end(processes.descendants(os.getpid()))
         self._reap()
         for socket in parts.store_sockets(self._state.ports) if self._state.ports else ():
@@ -189,11 +193,9 @@ class Supervisor:
         state.write(self._layout.state, self._state)
 
 
-def describe_end(wait_status: int) -> str:
-    """How a process ended, from the status that wait(2) gives: ``exit code 1`` or ``killed by SIGKILL``."""
-    if os.WIFSIGNALED(wait_status):
-        return f"killed by {signal.Signals(os.WTERMSIG(wait_status)).name}"
-    return f"exit code {os.waitstatus_to_exitcode(wait_status)}"
+def describe_end(return_code: int) -> str:
+    """How a process ended, from what subprocess calls its return code: ``exit code 1`` or ``killed by SIGKILL``."""
+    return f"exit code {return_code}" if return_code >= 0 else f"killed by {signal.Signals(-return_code).name}"
 
 
 def main() -> int:

