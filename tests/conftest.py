@@ -1,6 +1,7 @@
 """Fixtures of every test. Fixtures of a session are imported here and nowhere else, or each importer gets its own."""
 
 from hypothesis import settings
+
 from support.clusters import cluster
 
 __all__ = ["cluster"]
