@@ -1,4 +1,4 @@
-"""The generated CRD: the rules of structural schemas, bounds, descriptions, and that the committed files are current."""
+"""The generated CRD: rules of structural schemas, bounds, descriptions, and that the committed files are current."""
 
 from __future__ import annotations
 
@@ -192,13 +192,8 @@ def test_defaults_of_the_schema_are_those_of_the_models() -> None:
     """The API server fills defaults in; a plan that is made without a cluster must come to the same."""
 
     def filled(schema: Schema) -> Any:
-        fields = schema["properties"].items()
-        values = {
-            name: filled(node) if node["default"] == {} else node["default"]
-            for name, node in fields
-            if "default" in node
-        }
-        return values
+        fields = {name: node for name, node in schema["properties"].items() if "default" in node}
+        return {name: filled(node) if node["default"] == {} else node["default"] for name, node in fields.items()}
 
     required = {
         "model": {"source": "hf://a/b"},
