@@ -16,11 +16,11 @@ from rich.console import Console
 from finetune_api.job import FineTuneJob
 from finetune_cli.errors import CliError, InvalidManifestError, UnsupportedHereError, UsageError
 from finetune_cli.field_errors import FieldError
-from finetune_cli.local.display import StatusLines, as_yaml
+from finetune_cli.local.display import StatusLines
 from finetune_cli.local.planning import HUB_TOKEN_VARIABLE, Places, parse_claims, parse_store_url, secret_names
 from finetune_cli.local.run import LocalRun, Machine
 from finetune_cli.local.status import resource
-from finetune_cli.manifests import load_documents, select_jobs
+from finetune_cli.manifests import as_yaml, load_documents, select_jobs
 from finetune_cli.validation import job_title, read_job, validate
 
 app = typer.Typer(

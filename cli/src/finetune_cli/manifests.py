@@ -1,4 +1,4 @@
-"""Reads Kubernetes manifests as kubectl reads them, from text to plain JSON values.
+"""Reads and writes Kubernetes manifests as kubectl does, between text and plain JSON values.
 
 PyYAML and kubectl's YAML differ in scalars: ``2e-4`` is a number for kubectl and text for PyYAML, ``1:30`` the other
 way round. The resolvers here follow go.yaml.in/yaml/v2 (``resolve.go``), which sigs.k8s.io/yaml uses.
@@ -18,6 +18,7 @@ from finetune_cli.errors import InvalidManifestError, UsageError
 from finetune_cli.field_errors import invalid
 
 MAX_VALUES = 100_000
+_MERGE = "tag:yaml.org,2002:merge"
 
 _BOOLEANS = {
     **dict.fromkeys(("y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "true", "True", "TRUE"), True),
@@ -41,13 +42,18 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and lines.setdefault(key.value, key.start_mark.line) != (
-                key.start_mark.line
-            ):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f'key "{key.value}" already set in map', key.start_mark
-                )
+            if key.tag != _MERGE and lines.setdefault(key.value, key.start_mark.line) != key.start_mark.line:
+                problem = f'key "{key.value}" already set in map'
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+        self.flatten_mapping(node)
+        node.value = [(_text_key(self.construct_object(key), key), value) for key, value in node.value]
         return super().construct_mapping(node, deep=deep)
+
+
+def _text_key(value: object, node: yaml.Node) -> yaml.ScalarNode:
+    """A key as text, which is all that JSON has: ``1`` and ``true`` are different keys there, equal ones in Python."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return yaml.ScalarNode("tag:yaml.org,2002:str", text, node.start_mark, node.end_mark)
 
 
 def _boolean(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
@@ -73,7 +79,7 @@ def _prepare_loader() -> None:
         "tag:yaml.org,2002:bool", re.compile(f"^({'|'.join(_BOOLEANS)})$"), list("yYnNtTfFoO")
     )
     _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-    _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"])
+    _Loader.add_implicit_resolver(_MERGE, re.compile(r"^<<$"), ["<"])
     _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
     _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
     _Loader.add_constructor("tag:yaml.org,2002:bool", _boolean)
@@ -84,22 +90,32 @@ def _prepare_loader() -> None:
 _prepare_loader()
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what kubectl would not read as text, and writes every list in full instead of by aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
 def load_documents(text: str) -> list[Any]:
     """Every non-empty document of a YAML text, as JSON values.
 
     Raises:
         UsageError: the text is no YAML, or a map has one key twice.
     """
+    budget = _Budget(MAX_VALUES)
     try:
         documents = list(yaml.load_all(text, Loader=_Loader))
+        return [_as_json(document, budget) for document in documents if document is not None]
     except yaml.YAMLError as error:
         raise UsageError(f"not readable as YAML: {_described(error)}") from error
     except ValueError as error:
         raise UsageError(f"not readable as YAML: {error}") from error
     except RecursionError as error:
         raise UsageError("not readable as YAML: it is nested too deep, or an alias contains itself") from error
-    budget = _Budget(MAX_VALUES)
-    return [_as_json(document, budget) for document in documents if document is not None]
 
 
 class _Budget:
@@ -121,19 +137,18 @@ def _described(error: yaml.YAMLError) -> str:
 
 
 def _as_json(value: Any, budget: _Budget) -> Any:
-    """Keys as strings, which is how JSON has them."""
+    """A copy without shared parts."""
     budget.spend()
     if isinstance(value, dict):
-        return {_key(key): _as_json(child, budget) for key, child in value.items()}
+        return {key: _as_json(child, budget) for key, child in value.items()}
     if isinstance(value, list):
         return [_as_json(child, budget) for child in value]
     return value
 
 
-def _key(key: object) -> str:
-    if isinstance(key, bool):
-        return "true" if key else "false"
-    return str(key)
+def as_yaml(document: dict[str, Any]) -> str:
+    """A resource as YAML that kubectl reads back as it was, keys in the given order."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def select_jobs(documents: list[Any]) -> JobDocuments:

@@ -38,17 +38,16 @@ class Validated:
 @cache
 def _job_schema() -> Schema:
     schema: Schema = job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    # The API server ignores a status that is sent along with a new object.
-    properties = {name: child for name, child in schema["properties"].items() if name != "status"}
-    return schema | {"properties": properties}
+    return schema
 
 
 def validate(manifest: dict[str, Any]) -> Validated:
     """Checks one FineTuneJob as ``kubectl create`` with strict validation would, all errors at once."""
     schema = _job_schema()
+    # Of a status that is sent along with a new object, the API server knows the fields' names and drops the values.
     document = with_defaults({name: child for name, child in manifest.items() if name != "status"}, schema)
     found = [
-        *unknown_fields(document, schema),
+        *unknown_fields(manifest, schema),
         *_metadata_errors(document.get("metadata")),
         *schema_errors(document, schema),
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_cli.errors import InvalidManifestError, UsageError
-from finetune_cli.manifests import load_documents, select_jobs
+from finetune_cli.manifests import as_yaml, load_documents, select_jobs
 
 JOB = "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nmetadata: {name: a}\n"
 
@@ -119,3 +119,16 @@ def test_another_version_or_kind_is_named(text: str, error: str) -> None:
 def test_a_file_without_a_job_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
         select_jobs(load_documents(text))
+
+
+@pytest.mark.parametrize(
+    "value", ["2e-4", "0.1", "yes", "1:30", "2024-01-02", "null", "", "017", "text", True, 3, None]
+)
+def test_what_is_written_is_read_back_as_it_was(value: Any) -> None:
+    document = {"field": value, "list": [value, value]}
+
+    assert load_documents(as_yaml(document)) == [document]
+
+
+def test_text_that_kubectl_would_take_for_a_number_is_quoted() -> None:
+    assert as_yaml({"learningRate": "2e-4"}) == "learningRate: '2e-4'\n"

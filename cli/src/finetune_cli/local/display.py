@@ -1,10 +1,7 @@
-"""What a local run shows: one line each time its status says something new, and the whole resource as YAML."""
+"""What a local run shows while it works: one line each time its status says something new."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import yaml
 from rich.console import Console
 from rich.text import Text
 
@@ -48,15 +45,3 @@ def status_line(status: FineTuneJobStatus) -> str:
     if status.artifact:
         parts.append(status.artifact.uri)
     return "  ".join(part for part in parts if part)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes every list in full: aliases are legal YAML but hard to read."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def as_yaml(document: dict[str, object]) -> str:
-    """A resource as YAML, keys in the order of the schema."""
-    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

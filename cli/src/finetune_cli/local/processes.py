@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from finetune_api.outcomes import Stage, StageOutcome
 from finetune_api.plan import NODE_RANK_VARIABLE, TERMINATION_LOG_VARIABLE, WORKSPACE_VARIABLE
 
+TRAINER = (sys.executable, "-m", "finetune_trainer")
 # Marks every process of one run, so that those that outlive their parent are found and ended too.
 RUN_VARIABLE = "FINETUNE_LOCAL_RUN"
 # What a trainer gets to leave a step and say why, as in a pod.
@@ -50,7 +51,13 @@ class NodeProcess:
 
 
 def start_node(
-    stage: Stage, node: int, run: str, plan_file: Path, workdir: Path, environment: Mapping[str, str]
+    stage: Stage,
+    node: int,
+    run: str,
+    plan_file: Path,
+    workdir: Path,
+    environment: Mapping[str, str],
+    trainer: Sequence[str] = TRAINER,
 ) -> NodeProcess:
     """Starts the trainer for one stage and node; its workspace and log are below ``workdir``."""
     folder = workdir / f"{stage.value}-{node}"
@@ -68,7 +75,7 @@ def start_node(
     termination_log.write_bytes(b"")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "finetune_trainer", stage.value, "--plan", str(plan_file)],
+            [*trainer, stage.value, "--plan", str(plan_file)],
             cwd=folder,
             env={**environment, **own},
             stdin=subprocess.DEVNULL,

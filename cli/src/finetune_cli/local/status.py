@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, Stage, StageOutcome
@@ -197,7 +198,7 @@ def _attempt_ended(status: FineTuneJobStatus, outcome: str, message: str | None,
     )
 
 
-def resource(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, object]:
+def resource(job: FineTuneJob, status: FineTuneJobStatus) -> dict[str, Any]:
     """The whole resource as ``kubectl get -o yaml`` would show it."""
     metadata = {"name": job.metadata.name, "namespace": job.metadata.namespace, "generation": GENERATION}
     return {

@@ -1,0 +1,1 @@
+"""The demo: a FineTuneJob on a sandbox cluster of this machine, from nothing to a verified adapter."""

@@ -1,0 +1,201 @@
+"""Edits of one valid manifest that the API server refuses, with its message, and edits that it accepts."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+MANIFEST: dict[str, Any] = {
+    "apiVersion": "finetune.dev/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "tiny"},
+    "spec": {
+        "model": {"source": "s3://finetune/models/tiny"},
+        "dataset": {"train": [{"source": "s3://finetune/rows.jsonl"}], "validation": {"fraction": "0.1"}},
+        "output": {"destination": "s3://finetune/artifacts"},
+    },
+}
+REMOVED = object()
+
+
+def edited(changes: dict[str, Any]) -> dict[str, Any]:
+    """The valid manifest with fields, given by their path, replaced, added or removed."""
+    manifest = copy.deepcopy(MANIFEST)
+    for path, value in changes.items():
+        *parents, last = path.split("/")
+        node: Any = manifest
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        if value is REMOVED:
+            del node[last]
+        else:
+            node[last] = value
+    return manifest
+
+
+# Each with the one message that it deserves.
+REFUSED = [
+    pytest.param({"spec/foo": 1}, 'unknown field "spec.foo"', id="unknown field"),
+    pytest.param(
+        {"spec/dataset/train/0/fromat": "chat"}, 'unknown field "spec.dataset.train[0].fromat"', id="in a list"
+    ),
+    pytest.param({"metadata/lables": {}}, 'unknown field "metadata.lables"', id="unknown in metadata"),
+    pytest.param({"spec/model": REMOVED}, "spec.model: Required value", id="missing field"),
+    pytest.param({"spec/model": None}, "spec.model: Required value", id="null field"),
+    pytest.param({"spec": REMOVED}, "spec: Required value", id="missing spec"),
+    pytest.param({"spec/dataset/train/0/source": REMOVED}, "spec.dataset.train[0].source: Required value", id="deep"),
+    pytest.param(
+        {"metadata/name": "x" * 49},
+        "<nil>: Invalid value: metadata.name must be at most 48 characters, since names of pods are made from it",
+        id="name too long",
+    ),
+    pytest.param(
+        {"metadata/name": "1st"},
+        "<nil>: Invalid value: metadata.name must be a DNS label: lower-case letters, digits and '-', "
+        "starting with a letter",
+        id="name starts with a digit",
+    ),
+    pytest.param(
+        {"metadata/name": REMOVED},
+        "metadata.name: Required value: name or generateName is required",
+        id="no name",
+    ),
+    pytest.param(
+        {"spec/deepspeed/zeroStage": 4},
+        "spec.deepspeed.zeroStage: Invalid value: 4: spec.deepspeed.zeroStage in body should be less than or equal "
+        "to 3",
+        id="ZeRO stage 4",
+    ),
+    pytest.param(
+        {"spec/deepspeed/zeroStage": -1},
+        "spec.deepspeed.zeroStage: Invalid value: -1: spec.deepspeed.zeroStage in body should be greater than or "
+        "equal to 0",
+        id="below the minimum",
+    ),
+    pytest.param(
+        {"spec/deepspeed/zeroStage": "2"},
+        'spec.deepspeed.zeroStage: Invalid value: "string": spec.deepspeed.zeroStage in body must be of type '
+        'integer: "string"',
+        id="text for a number",
+    ),
+    pytest.param(
+        {"spec/deepspeed/zeroStage": True},
+        'spec.deepspeed.zeroStage: Invalid value: "boolean": spec.deepspeed.zeroStage in body must be of type '
+        'integer: "boolean"',
+        id="boolean for a number",
+    ),
+    pytest.param(
+        {"spec/method": {"tuning": "full", "lora": {"rank": 8}}},
+        "spec.method: Invalid value: method.lora is set but method.tuning is not lora: a job has one tuning; "
+        "remove spec.method.lora or set spec.method.tuning to lora",
+        id="two tunings at once",
+    ),
+    pytest.param(
+        {"spec/method/tuning": "qlora"},
+        'spec.method.tuning: Unsupported value: "qlora": supported values: "lora", "full"',
+        id="tuning that is not served",
+    ),
+    pytest.param(
+        {"spec/deepspeed/zeroStage": 0},
+        "spec: Invalid value: bf16 with ZeRO stage 0 gives wrong losses in DeepSpeed; set spec.deepspeed.zeroStage "
+        "to 1 or higher or spec.hyperparameters.precision to fp32",
+        id="bf16 with stage 0",
+    ),
+    pytest.param(
+        {"spec/hyperparameters/globalBatchSize": 7, "spec/resources/nodes": 2},
+        "spec: Invalid value: spec.hyperparameters.globalBatchSize must be a multiple of "
+        "spec.deepspeed.microBatchSize times the number of processes (nodes times GPUs or processes per node)",
+        id="batch not divisible",
+    ),
+    pytest.param(
+        {"spec/hyperparameters": {"epochs": 1, "maxSteps": 10}},
+        "spec.hyperparameters: Invalid value: set only one of spec.hyperparameters.epochs and "
+        "spec.hyperparameters.maxSteps",
+        id="epochs and maxSteps",
+    ),
+    pytest.param(
+        {"spec/model/revision": "main"},
+        "spec.model: Invalid value: revision applies to an hf:// source only; remove spec.model.revision or use "
+        "hf://org/name",
+        id="revision on s3",
+    ),
+    pytest.param(
+        {"spec/dataset/validation": {}},
+        "spec.dataset.validation: Invalid value: set exactly one of spec.dataset.validation.fraction and "
+        "spec.dataset.validation.sources",
+        id="empty validation",
+    ),
+    pytest.param(
+        {"spec/dataset/validation": REMOVED, "spec/evaluation/everySteps": 5},
+        "spec: Invalid value: evaluation.everySteps needs a held-out split; set spec.dataset.validation",
+        id="evaluation without a split",
+    ),
+    pytest.param(
+        {"spec/resources": {"gpusPerNode": 2, "processesPerNode": 2}},
+        "spec.resources: Invalid value: with GPUs there is one process per GPU; remove spec.resources.processesPerNode",
+        id="processes with GPUs",
+    ),
+    pytest.param(
+        {"spec/hyperparameters/learningRate": 0.0002},
+        'spec.hyperparameters.learningRate: Invalid value: "number": spec.hyperparameters.learningRate in '
+        'body must be of type string: "number"',
+        id="number for a decimal string",
+    ),
+    pytest.param(
+        {"spec/dataset/validation/fraction": "1.5"},
+        'spec.dataset.validation.fraction: Invalid value: "1.5": spec.dataset.validation.fraction in body should '
+        "match '^(0(\\.[0-9]+)?|1(\\.0+)?)$'",
+        id="fraction above one",
+    ),
+    pytest.param(
+        {"spec/dataset/validation/fraction": "0.1\n"},
+        'spec.dataset.validation.fraction: Invalid value: "0.1\\n": spec.dataset.validation.fraction in body '
+        "should "
+        "match '^(0(\\.[0-9]+)?|1(\\.0+)?)$'",
+        id="line feed after the pattern",
+    ),
+    pytest.param(
+        {"spec/resources/cpu": [1]},
+        'spec.resources.cpu: Invalid value: "array": spec.resources.cpu in body must be of type integer,string: '
+        '"array"',
+        id="list for a quantity",
+    ),
+    pytest.param(
+        {"spec/resources/nodeSelector": {"pool": 1}},
+        'spec.resources.nodeSelector.pool: Invalid value: "integer": spec.resources.nodeSelector.pool in body must '
+        'be of type string: "integer"',
+        id="number for a label",
+    ),
+    pytest.param(
+        {"spec/dataset/train": []},
+        "spec.dataset.train: Invalid value: 0: spec.dataset.train in body should have at least 1 items",
+        id="no training source",
+    ),
+    pytest.param(
+        {"spec/dataset/train": [{"source": f"s3://finetune/{number}"} for number in range(17)]},
+        "spec.dataset.train: Too many: 17: must have at most 16 items",
+        id="too many sources",
+    ),
+    pytest.param(
+        {"spec/model/name": "n" * 257}, "spec.model.name: Too long: may not be more than 256 bytes", id="too long"
+    ),
+    pytest.param(
+        {"spec/model/name": ""},
+        'spec.model.name: Invalid value: "": spec.model.name in body should be at least 1 chars long',
+        id="too short",
+    ),
+]
+
+ACCEPTED = [
+    pytest.param({"spec/hyperparameters/learningRate": "1e-5"}, id="exponent"),
+    pytest.param({"spec/resources/cpu": 2}, id="integer quantity"),
+    pytest.param({"spec/resources/cpu": "1500m"}, id="text quantity"),
+    pytest.param({"spec/hyperparameters/precision": "fp32", "spec/deepspeed/zeroStage": 0}, id="fp32 and stage 0"),
+    pytest.param({"spec/method": {"tuning": "full"}}, id="full without options"),
+    pytest.param({"spec/model/source": "hf://org/name", "spec/model/revision": "v1"}, id="revision on hf"),
+    pytest.param({"spec/resources/gpusPerNode": None}, id="null takes the default"),
+    pytest.param({"metadata/labels": {"team": "a"}, "metadata/annotations": {}}, id="metadata of any object"),
+    pytest.param({"status": {"state": 3}}, id="a sent status is not looked at"),
+]
