@@ -40,39 +40,41 @@ def find_published(plan: RunPlan, environment: Mapping[str, str], run_id: str) -
     if store.stat(prefix.child(MANIFEST)) is None:
         return None
     content = store.read(prefix.child(MANIFEST))
-    try:
-        manifest = _intact(plan, environment, store, prefix, content, run_id)
-    except _NotAdopted as reason:
-        logger.warning("%s is published but not adopted, so the run is trained again: %s", prefix, reason)
+    manifest = _parsed(content)
+    why: str | None = "its manifest is not readable"
+    if manifest:
+        why = _mismatch(plan, environment, store, prefix, manifest, run_id)
+    if manifest is None or why:
+        logger.warning("%s is published but not adopted, so the run is trained again: %s", prefix, why)
         return None
     artifact = artifact_of(manifest, content, prefix)
     point_latest(store, plan, artifact, run_id)
     return Published(artifact, manifest.evaluation)
 
 
-class _NotAdopted(Exception):
-    """Why a published run is trained again."""
+def _parsed(content: bytes) -> Manifest | None:
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError:
+        return None
 
 
-def _intact(
+def _mismatch(
     plan: RunPlan,
     environment: Mapping[str, str],
     store: ObjectStore,
     prefix: S3Location,
-    content: bytes,
+    manifest: Manifest,
     run_id: str,
-) -> Manifest:
-    try:
-        manifest = Manifest.model_validate_json(content)
-    except ValidationError as error:
-        raise _NotAdopted(f"{MANIFEST} is not readable") from error
+) -> str | None:
+    """Why the manifest and what is stored do not fit, in words; None when they do."""
     if manifest.run_id != run_id or manifest.format != FORMAT:
-        raise _NotAdopted(f"{MANIFEST} is of run {manifest.run_id}, format {manifest.format}")
+        return f"its manifest is of run {manifest.run_id}, format {manifest.format}"
     memory, endpoint = DigestMemory(plan, environment), plan.stores[OUTPUT].endpoint_url
     for file in manifest.files:
         found = store.stat(prefix.child(file.name))
         if found is None:
-            raise _NotAdopted(f"{file.name} is missing")
+            return f"{file.name} is missing"
         if found.size != file.size or memory.sha256(store, endpoint, found) != file.sha256:
-            raise _NotAdopted(f"{file.name} has another content")
-    return manifest
+            return f"{file.name} has another content"
+    return None

@@ -2,7 +2,7 @@
 
 TrainerError ─ UserError, DataError, StorageError, DeviceMissing, RendezvousFailed, Diverged, Preempted, OutOfMemory,
                VerificationFailed
-StorageError ─ NotSafetensors
+DataError ─ BadRow, StorageError ─ NotSafetensors
 """
 
 from __future__ import annotations
@@ -33,6 +33,13 @@ class DataError(TrainerError):
     """The dataset is not usable; the message names file and line. Never retried."""
 
     failure_class = FailureClass.DATA_ERROR
+
+
+class BadRow(DataError):
+    """One row of the dataset is not usable. Rows are many: their reasons are collected, with file and line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, "correct or remove the row")
 
 
 class StorageError(TrainerError):

@@ -1,0 +1,78 @@
+"""The prepare stage: everything that can fail without a GPU, and the run ID."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from finetune_api.layout import probe_object
+from finetune_api.plan import OUTPUT, RunPlan, total_steps
+from finetune_api.results import Prepared
+from finetune_api.runid import run_id, training_definition
+from finetune_trainer.adoption import find_published
+from finetune_trainer.errors import StorageError
+from finetune_trainer.prepared_data import PreparedData, prepare_data
+from finetune_trainer.sources import Model, open_model
+from finetune_trainer.storage import store_of
+from finetune_trainer.workspace import workspace_of
+
+logger = logging.getLogger(__name__)
+
+_PROBE = b"written and deleted by finetune-operator to prove that the output can be written\n"
+
+
+def prepare(plan: RunPlan, environment: Mapping[str, str]) -> Prepared:
+    """Checks output, model and data, writes the tokenized data and finds out whether the run is published already.
+
+    Raises:
+        UserError: the manifest names something that is not there or cannot be used.
+        DataError: rows of the dataset cannot be used.
+        StorageError: a store or hub cannot be reached.
+    """
+    probe_output(plan, environment)
+    model = open_model(plan, environment, workspace_of(environment).model)
+    data = prepare_data(plan, environment, model, workspace_of(environment).data)
+    prepared = resolve(plan, model, data)
+    published = find_published(plan, environment, prepared.run_id)
+    logger.info("run %s: %d steps over %d rows", prepared.run_id, prepared.steps, prepared.train.rows)
+    if published is None:
+        return prepared
+    logger.info("the run is published already: %s", published.artifact.uri)
+    return prepared.model_copy(
+        update={"adopted": published.artifact, "adopted_evaluation": published.evaluation}
+    )
+
+
+def probe_output(plan: RunPlan, environment: Mapping[str, str]) -> None:
+    """Proves that the output can be written, read, listed and deleted.
+
+    Raises:
+        UserError: the bucket does not exist or access is refused.
+        StorageError: the store cannot be reached, or loses what is written.
+    """
+    job, store = plan.job, store_of(plan, OUTPUT, environment)
+    place = probe_object(plan.spec.output.destination, job.namespace, job.name, job.uid)
+    store.put(place, _PROBE)
+    intact = store.read(place) == _PROBE
+    store.delete(place)
+    if not intact or store.stat(place) is not None:
+        raise StorageError(
+            f"the store of spec.output.destination does not keep its promises: {place} was written, read and deleted "
+            "with another result",
+            "use a store with read-after-write consistency",
+        )
+
+
+def resolve(plan: RunPlan, model: Model, data: PreparedData) -> Prepared:
+    """The run ID, and what it stands for."""
+    digest, summary = model.digest(), data.summary
+    held_out = summary.validation.digest if summary.validation else None
+    return Prepared(
+        run_id=run_id(training_definition(plan.spec, digest, summary.train.digest, held_out)),
+        model_digest=digest,
+        model_revision=model.source.revision,
+        data_uri=str(data.folder),
+        train=summary.train,
+        validation=summary.validation,
+        steps=total_steps(plan.spec, summary.train.rows),
+    )
