@@ -70,9 +70,7 @@ class ProgressWriter:
         """Called after each accepted report: the first is written at once, later ones when the interval is over."""
         key = (namespace, name)
         if key not in self._tasks:
-            task = asyncio.create_task(self._write_until_quiet(key))
-            self._tasks[key] = task
-            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+            self._tasks[key] = asyncio.create_task(self._write_until_quiet(key))
 
     async def close(self) -> None:
         for task in tuple(self._tasks.values()):
@@ -80,14 +78,18 @@ class ProgressWriter:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _write_until_quiet(self, key: Name) -> None:
-        while await self._write(key):
-            await asyncio.sleep(self._interval)
+        try:
+            while await self._write(key):
+                await asyncio.sleep(self._interval)
+        finally:
+            # Here and not in a callback of the task: a report that came between the two would never be written.
+            self._tasks.pop(key, None)
+            self._written.pop(key, None)
 
     async def _write(self, key: Name) -> bool:
         """Writes the newest progress of a job. False when there was nothing new."""
         report = self._reports.newest(*key)
         if report is None or report.progress is None:
-            self._written.pop(key, None)
             return False
         current = _Written(report.uid, report.progress)
         if self._written.get(key) == current:
