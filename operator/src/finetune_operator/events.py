@@ -22,6 +22,7 @@ _TOLD = {
     (ConditionType.COMPLETE, ConditionStatus.TRUE),
     (ConditionType.FAILED, ConditionStatus.TRUE),
 }
+_MAX_NOTE_BYTES = 1024
 _ACTIONS = {
     ConditionType.PREPARED: "Prepare",
     ConditionType.RUNNING: "Train",
@@ -44,6 +45,11 @@ def _tells(before: Condition | None, after: Condition) -> bool:
     return waits and after.reason in _WARNINGS and (before is None or before.reason is not after.reason)
 
 
+def _clipped(text: str) -> str:
+    """The API server counts bytes, not characters."""
+    return text.encode()[:_MAX_NOTE_BYTES].decode(errors="ignore")
+
+
 def event(manifest: Object, condition: Condition, instance: str, now: datetime) -> Object:
     """An events.k8s.io/v1 Event about a job."""
     metadata = manifest["metadata"]
@@ -56,7 +62,7 @@ def event(manifest: Object, condition: Condition, instance: str, now: datetime) 
         "type": "Warning" if condition.reason in _WARNINGS else "Normal",
         "reason": condition.reason.value,
         "action": _ACTIONS[condition.type],
-        "note": (condition.message or condition.type.value)[:1024],
+        "note": _clipped(condition.message or condition.type.value),
         "reportingController": f"finetune.dev/{FIELD_MANAGER}",
         "reportingInstance": instance,
         "regarding": {
