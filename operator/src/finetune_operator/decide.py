@@ -93,14 +93,14 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     """Decides about one job. Nothing but its arguments counts, so that any crash is followed by the same decision."""
     if seen.manifest["metadata"].get("deletionTimestamp"):
         return Decision(status=None)
-    status = _known_status(seen.manifest)
+    status = known_status(seen.manifest)
+    if _final(status):
+        return _unchanged(status, seen.manifest["metadata"].get("generation", 0))
     try:
         job = FineTuneJob.from_manifest({**seen.manifest, "status": {}})
     except ValidationError as error:
         return _invalid(seen, status, error)
     turn = _Turn(job, seen, policy, status)
-    if _final(status):
-        return _unchanged(turn)
     if job.spec.suspend:
         return _suspend(turn)
     if progression.open_attempt(status):
@@ -108,7 +108,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     return _begin(turn)
 
 
-def _known_status(manifest: Object) -> FineTuneJobStatus:
+def known_status(manifest: Object) -> FineTuneJobStatus:
     """The status as last written. One that cannot be read is as good as none: storage and children know the rest."""
     try:
         return FineTuneJobStatus.model_validate(manifest.get("status") or {})
@@ -120,11 +120,10 @@ def _final(status: FineTuneJobStatus) -> bool:
     return is_true(status.conditions, ConditionType.COMPLETE) or is_true(status.conditions, ConditionType.FAILED)
 
 
-def _unchanged(turn: _Turn) -> Decision:
+def _unchanged(status: FineTuneJobStatus, generation: int) -> Decision:
     """A finished job stays what it is; only the generation it was seen at moves on."""
-    generation = turn.job.metadata.generation
-    seen = tuple(item.model_copy(update={"observed_generation": generation}) for item in turn.status.conditions)
-    return Decision(turn.status.model_copy(update={"conditions": seen, "observed_generation": generation}))
+    seen = tuple(item.model_copy(update={"observed_generation": generation}) for item in status.conditions)
+    return Decision(status.model_copy(update={"conditions": seen, "observed_generation": generation}))
 
 
 def _invalid(seen: Observation, status: FineTuneJobStatus, error: ValidationError) -> Decision:
@@ -145,7 +144,7 @@ def _invalid(seen: Observation, status: FineTuneJobStatus, error: ValidationErro
         "start_time": status.start_time or seen.now,
         "completion_time": seen.now,
     }
-    return Decision(status.model_copy(update=changes))
+    return Decision(status.model_copy(update=changes), delete_jobs=seen.unfinished)
 
 
 def _fail(turn: _Turn, reason: Reason, failure: Failure) -> Decision:
@@ -162,23 +161,19 @@ def _complete(turn: _Turn, reason: Reason, artifact: Artifact, evaluation: Evalu
 
 def _suspend(turn: _Turn) -> Decision:
     """Ends every pod. What ran starts again from the first step on resume."""
-    active = [job for job in turn.seen.jobs if job.finished is None]
     attempt = progression.open_attempt(turn.status)
-    if attempt and not (job := turn.seen.job_of(Stage.TRAIN, attempt.number)):
-        active_names: list[str] = []
-    elif attempt and job and job.finished:
-        # It ended before it could be suspended: its result counts.
-        return _follow(turn)
-    else:
-        active_names = [job.name for job in active if not job.deleting]
     if attempt:
+        job = turn.seen.job_of(Stage.TRAIN, attempt.number)
+        if job and job.finished:
+            # It ended before it could be suspended: its result counts.
+            return _follow(turn)
         status = progression.ended_attempt(turn.status, attempt.number, SUSPENDED, "spec.suspend is true", turn.now)
         turn = turn.told(status)
     living = [pod for pod in turn.seen.pods if not pod.ended]
     prepared = progression.prepared_from(turn.status, turn.number) is not None
     message = f"waiting for {len(living)} pods to end" if living else "spec.suspend is true; set it to false to start"
     phase = Phase(State.SUSPENDED, Reason.SUSPENDED, message, prepared=prepared, settling=bool(living))
-    return turn.settle(phase, delete_jobs=tuple(active_names))
+    return turn.settle(phase, delete_jobs=turn.seen.unfinished)
 
 
 def _begin(turn: _Turn) -> Decision:
@@ -216,14 +211,13 @@ def _secret_missing(turn: _Turn, pod: Pod) -> Decision:
     problem = pod.waiting[1] if pod.waiting else ""
     failure = Failure(
         failure_class=FailureClass.SECRET_MISSING,
-        message=f"{problem} in namespace {turn.job.metadata.namespace}",
+        message=f"{problem[:1024]} in namespace {turn.job.metadata.namespace}",
         remedy=REMEDIES[FailureClass.SECRET_MISSING],
     )
     left = (pod.created or turn.now) + turn.policy.secret_grace - turn.now
     if left <= timedelta(0):
         decision = _fail(turn, Reason.SECRET_NOT_FOUND, failure)
-        jobs = tuple(job.name for job in turn.seen.jobs if job.finished is None and not job.deleting)
-        return replace(decision, delete_jobs=jobs)
+        return replace(decision, delete_jobs=turn.seen.unfinished)
     phase = Phase(State.PREPARING, Reason.SECRET_NOT_FOUND, f"{failure.message}. {failure.remedy}")
     return turn.settle(phase, requeue_after=left + timedelta(seconds=1))
 
@@ -258,7 +252,9 @@ def _resolved(turn: _Turn, job: ChildJob, prepared: Prepared) -> Decision:
 
 
 def _start(turn: _Turn, prepared: Prepared) -> Decision:
-    lingering = [pod for pod in turn.seen.pods if not pod.ended and pod.attempt != turn.number]
+    # The Job of this very attempt may have been created, and deleted by a suspension, before the status knew of it.
+    ours = turn.seen.job_of(Stage.TRAIN, turn.number)
+    lingering = [pod for pod in turn.seen.pods if not pod.ended and not (ours and pod.attempt == turn.number)]
     if lingering:
         phase = Phase(
             State.STARTING, Reason.PODS_PENDING, "waiting for pods of the attempt before to end", prepared=True

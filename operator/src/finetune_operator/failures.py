@@ -23,12 +23,14 @@ REMEDIES = {
     FailureClass.STORAGE: "See that the store answers and has room, then create the FineTuneJob again.",
     FailureClass.RENDEZVOUS: "See that the pods can reach each other (NetworkPolicies, DNS of headless Services).",
     FailureClass.HUNG: "Look at the pods' logs for the rank that stopped.",
-    FailureClass.PREEMPTED: "Nothing: it starts again by itself while spec.backoffLimit allows.",
+    FailureClass.PREEMPTED: "See what preempted the pods, such as pods of a higher priority, then create the "
+    "FineTuneJob again, with a higher spec.backoffLimit where that is usual.",
     FailureClass.DEVICE_MISSING: "See that the nodes have the GPU driver and device plugin, and that "
     "spec.resources.gpuResourceName is theirs; or set spec.resources.gpusPerNode to 0 to train on the CPU.",
     FailureClass.VERIFICATION: "Look at the store: what was written could not be read back intact.",
     FailureClass.INTERNAL: "Look at the pods' logs; if the cause is not in your manifest or data, please report it.",
-    FailureClass.POD_LOST: "Nothing: it starts again by itself while spec.backoffLimit allows.",
+    FailureClass.POD_LOST: "See what ended the pods (kubectl get events), then create the FineTuneJob again, with a "
+    "higher spec.backoffLimit where that is usual.",
     FailureClass.SECRET_MISSING: "Create the Secret in the namespace of the job and create the FineTuneJob again.",
     FailureClass.UNSCHEDULABLE: "Ask for what the nodes have, or add nodes.",
 }
@@ -47,6 +49,9 @@ RETRYABLE = frozenset(
 # What a rank says when another one vanished under it: not a cause of its own.
 _ECHOES = frozenset({FailureClass.INTERNAL, FailureClass.RENDEZVOUS, FailureClass.PREEMPTED})
 
+# A process that a signal ended leaves 128 plus the number of the signal, of which there are 64.
+_FIRST_SIGNAL, _LAST_SIGNAL = 128, 192
+
 _FIRST_DELAY = timedelta(seconds=10)
 _LONGEST_DELAY = timedelta(minutes=5)
 
@@ -61,14 +66,14 @@ def failure_of_pod(pod: Pod) -> Failure | None:
         return _failure(FailureClass.POD_LOST, f"pod {pod.name} was ended by the cluster ({pod.disrupted})")
     if pod.exit_code in (None, ExitCode.SUCCESS):
         return None
-    if pod.exit_code > 128:
-        return _failure(FailureClass.POD_LOST, f"pod {pod.name} was killed by signal {pod.exit_code - 128}")
+    if _FIRST_SIGNAL < pod.exit_code <= _LAST_SIGNAL:
+        return _failure(FailureClass.POD_LOST, f"pod {pod.name} was killed by signal {pod.exit_code - _FIRST_SIGNAL}")
     kind = CLASS_OF_EXIT_CODE.get(pod.exit_code, FailureClass.INTERNAL)
     return _failure(kind, f"pod {pod.name} ended with exit code {pod.exit_code}")
 
 
 def _failure(kind: FailureClass, message: str) -> Failure:
-    return Failure(failure_class=kind, message=message, remedy=REMEDIES[kind])
+    return Failure(failure_class=kind, message=message[:2048], remedy=REMEDIES[kind])
 
 
 def failure_of_attempt(job: ChildJob | None, pods: Sequence[Pod], nodes: int) -> Failure:

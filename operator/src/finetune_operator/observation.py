@@ -77,6 +77,11 @@ class Observation:
     def job_of(self, stage: Stage, attempt: int) -> ChildJob | None:
         return next((job for job in self.jobs if (job.stage, job.attempt) == (stage, attempt)), None)
 
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """Names of the Jobs that must be deleted to end every pod."""
+        return tuple(job.name for job in self.jobs if job.finished is None and not job.deleting)
+
     def pods_of(self, stage: Stage, attempt: int) -> tuple[Pod, ...]:
         return tuple(pod for pod in self.pods if (pod.stage, pod.attempt) == (stage, attempt))
 
@@ -88,6 +93,12 @@ def parse_time(text: str | None) -> datetime | None:
 
 def _identity(labels: dict[str, str]) -> tuple[Stage, int]:
     return Stage(labels[STAGE_LABEL]), int(labels[ATTEMPT_LABEL])
+
+
+def _is_child(manifest: Object) -> bool:
+    """Whether the labels are as the operator writes them; anybody may put its uid label on a pod of their own."""
+    known = manifest["metadata"].get("labels") or {}
+    return known.get(STAGE_LABEL) in set(Stage) and known.get(ATTEMPT_LABEL, "").isdecimal()
 
 
 def _condition(status: Object, kind: str) -> Object | None:
@@ -191,7 +202,7 @@ def observe(
     return Observation(
         manifest=manifest,
         now=now.replace(microsecond=0),
-        jobs=tuple(read_job(job) for job in jobs),
-        pods=tuple(read_pod(pod) for pod in pods),
+        jobs=tuple(read_job(job) for job in jobs if _is_child(job)),
+        pods=tuple(read_pod(pod) for pod in pods if _is_child(pod)),
         report=report,
     )

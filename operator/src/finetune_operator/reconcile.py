@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.decide import Policy, decide
+from finetune_operator.decide import Policy, decide, known_status
 from finetune_operator.errors import AlreadyExists, KubeError, NotFound
 from finetune_operator.events import event, transitions
 from finetune_operator.kube import Kube
@@ -107,8 +107,7 @@ class Reconciler:
         if wire == before:
             return
         await self._kube.apply_status(status_manifest(manifest, wire), PLURAL, FIELD_MANAGER)
-        known = FineTuneJobStatus.model_validate({**before, "conditions": before.get("conditions", [])})
-        for condition in transitions(known, status):
+        for condition in transitions(known_status(manifest), status):
             await self._tell(event(manifest, condition, self._instance, self._clock()))
 
     async def _tell(self, manifest: Object) -> None:
