@@ -160,7 +160,7 @@ class PodWorker:
         if self._kill_timer is None:
             self._request_stop(0)
         for name in list(self._processes):
-            await self._processes[name].exited
+            await asyncio.shield(self._processes[name].exited)
             container, record = self._find(name)
             self._ended(container, record)
 
@@ -198,7 +198,8 @@ class PodWorker:
             # A container that an agent before this one lost has ended already.
             if not isinstance(record.state, Terminated):
                 process = await self._start(container, record)
-                await process.exited
+                # Shielded: cancelling this life must not cancel the process's own future.
+                await asyncio.shield(process.exited)
                 self._ended(container, record)
             ended = record.state
             assert isinstance(ended, Terminated)
@@ -233,7 +234,7 @@ class PodWorker:
                 _log.warning("starting container %s: %s", record.name, error)
             await asyncio.sleep(_RETRY_PERIOD)
         self._processes[record.name] = process
-        if await process.started:
+        if await asyncio.shield(process.started):
             record.state = Running(now())
             self._publisher.changed()
             self._event("Normal", "Started", f"Started container {record.name}")
