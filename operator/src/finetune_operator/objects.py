@@ -23,7 +23,7 @@ from finetune_api.plan import (
 from finetune_api.reports import TOKEN_FILE_NAME, audience
 from finetune_api.results import Prepared
 from finetune_api.spec import FineTuneJobSpec
-from finetune_operator.naming import JOB_UID_LABEL, STAGE_LABEL, labels, rendezvous_port, stage_name
+from finetune_operator.naming import ATTEMPT_LABEL, JOB_UID_LABEL, STAGE_LABEL, labels, rendezvous_port, stage_name
 
 Object = dict[str, Any]
 
@@ -119,7 +119,7 @@ def rendezvous_service(job: FineTuneJob, attempt: int) -> Object:
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {key: selector[key] for key in (JOB_UID_LABEL, STAGE_LABEL)},
+            "selector": {key: selector[key] for key in (JOB_UID_LABEL, STAGE_LABEL, ATTEMPT_LABEL)},
             "ports": [{"name": "rendezvous", "port": rendezvous_port(job.metadata.uid, attempt)}],
         },
     }
