@@ -25,6 +25,8 @@ _BOOLEANS = {
     **dict.fromkeys(("n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE"), False),
 }
 _INTEGER = re.compile(r"^[-+]?(0b[01_]+|0o?[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)$")
+# No type of kubectl's YAML, but one of most other readers.
+_TIMESTAMP = re.compile(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].*)?$")
 _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$")
 
 
@@ -91,13 +93,14 @@ _prepare_loader()
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what kubectl would not read as text, and writes every list in full instead of by aliases."""
+    """Quotes what kubectl or another reader would not take for text, and writes lists in full instead of by aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+_Dumper.yaml_implicit_resolvers = {key: list(known) for key, known in _Loader.yaml_implicit_resolvers.items()}
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:timestamp", _TIMESTAMP, list("0123456789"))
 
 
 def load_documents(text: str) -> list[Any]:

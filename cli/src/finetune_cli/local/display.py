@@ -18,13 +18,13 @@ class StatusLines:
         self._last = ""
 
     def __call__(self, status: FineTuneJobStatus) -> None:
+        state = status.state.value if status.state else ""
         line = status_line(status)
-        if line != self._last:
-            self._last = line
-            state = status.state.value if status.state else ""
-            self._console.print(
-                Text(f"{state:<11}", style=_STYLES.get(state, "cyan")), Text(line), sep="", soft_wrap=True
-            )
+        if f"{state} {line}" == self._last:
+            return
+        self._last = f"{state} {line}"
+        shown = Text(f"{state:<11}", style=_STYLES.get(state, "cyan"))
+        self._console.print(shown, Text(line), sep="", soft_wrap=True)
 
 
 def status_line(status: FineTuneJobStatus) -> str:

@@ -157,9 +157,9 @@ def reported(status: FineTuneJobStatus, report: ProgressReport, now: datetime) -
 
 def trained(status: FineTuneJobStatus, outcome: StageOutcome, artifact: Artifact, now: datetime) -> FineTuneJobStatus:
     """The status when the training processes have published a verified artifact."""
-    status = _with_stage(
-        _in_stage(status, Stage.PUBLISH, now), StageStatus(name=Stage.PUBLISH, started=now, finished=now)
-    )
+    status = _in_stage(status, Stage.PUBLISH, now)
+    published = _stage(status, Stage.PUBLISH).model_copy(update={"finished": now})
+    status = _with_stage(status, published)
     status = _attempt_ended(status, "Succeeded", None, now)
     return _complete(status, artifact, outcome.evaluation, Reason.PUBLISHED, now)
 
