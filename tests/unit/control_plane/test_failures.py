@@ -150,7 +150,7 @@ ATTEMPTS: dict[str, tuple[list[Object], bool, FailureClass, str]] = {
         [_deleted(0, 40), _deleted(1, 40)],
         False,
         FailureClass.POD_LOST,
-        f"pod {POD} was deleted",
+        "was deleted",
     ),
     "every pod was preempted": (
         [_ended(0, PREEMPTED), _ended(1, PREEMPTED)],
