@@ -61,6 +61,8 @@ class Engine:
         if device.type == "cpu":
             # Its shared-memory collectives are compiled on first use, and refuse to load without a compiler.
             deepspeed.ops.__compatible_ops__ = {}
+        # Without it zero.Init would take this for a world of one.
+        deepspeed.init_distributed(auto_mpi_discovery=False)
         if spec.deepspeed.zero_stage == 3:
             # Otherwise initialize() would put the whole model on every GPU before it partitions it.
             deepspeed.zero.Init(module=model, config_dict_or_path=config)

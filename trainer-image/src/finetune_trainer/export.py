@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from enum import StrEnum
 from pathlib import Path
 
 import torch
@@ -13,19 +12,13 @@ from transformers import PreTrainedModel
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.adapter import save_adapter
 from finetune_trainer.engine import Engine
+from finetune_trainer.manifest import Kind
 from finetune_trainer.model import DTYPES
 from finetune_trainer.modelfiles import CONFIG, DEFINING, WEIGHTS_INDEX
 from finetune_trainer.sources import base_model_name
 
 _MAX_SHARD = "4GB"
 _TOKENIZER_FILES = tuple(name for name in DEFINING if name not in (CONFIG, "generation_config.json", WEIGHTS_INDEX))
-
-
-class Kind(StrEnum):
-    """What an artifact holds."""
-
-    ADAPTER = "adapter"
-    MODEL = "model"
 
 
 def kind_of(model: torch.nn.Module) -> Kind:

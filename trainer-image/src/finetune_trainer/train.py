@@ -17,8 +17,9 @@ from finetune_trainer.batches import BatchOrder, collate, count_tokens
 from finetune_trainer.engine import Engine
 from finetune_trainer.errors import Diverged
 from finetune_trainer.evaluate import held_out_loss
-from finetune_trainer.export import Kind, export, kind_of
+from finetune_trainer.export import export, kind_of
 from finetune_trainer.hyperparameters import effective_values
+from finetune_trainer.manifest import Kind
 from finetune_trainer.metrics import EvaluationMetrics, MetricsFile, StepMetrics, decimal, log_line, progress_of
 from finetune_trainer.model import build_model
 from finetune_trainer.progress import Reporter

@@ -17,6 +17,7 @@ from finetune_api.plan import RunPlan
 from finetune_api.results import Prepared
 from finetune_trainer.errors import RendezvousFailed, TrainerError
 from finetune_trainer.failures import as_trainer_error
+from finetune_trainer.modelcard import MODEL_CARD, model_card
 from finetune_trainer.outcome import Terminated, failed
 from finetune_trainer.progress import Reporter, open_reporter
 from finetune_trainer.settings import collective_timeout
@@ -81,7 +82,7 @@ class Worker:
         if self._rank != 0:
             return StageOutcome(stage=Stage.TRAIN)
         self.stage = Stage.PUBLISH
-        outcome = self._publish(trained)
+        outcome = self._publish(prepared, trained)
         self.reporter.report(Stage.PUBLISH, "published and verified")
         self.reporter.close()
         return outcome
@@ -93,16 +94,18 @@ class Worker:
         finally:
             self.stage = training.stage
 
-    def _publish(self, trained: Trained) -> StageOutcome:
+    def _publish(self, prepared: Prepared, trained: Trained) -> StageOutcome:
         # Only this rank needs the object store.
         from finetune_trainer.publish import publish
 
         self.reporter.report(Stage.PUBLISH, "uploading and verifying the artifact")
+        card = model_card(self._plan.spec, prepared, trained.evaluation)
+        (self._workspace.artifact / MODEL_CARD).write_text(card, encoding="utf-8")
         artifact = publish(
             self._plan,
             os.environ,
             self._workspace.artifact,
-            trained.kind.value,
+            trained.kind,
             self._workspace.model,
             trained.evaluation,
             {"versions": library_versions()},

@@ -1,0 +1,33 @@
+"""Run by torchrun: trains every plan of a folder, one after the other, in the same processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from finetune_api.plan import RunPlan
+from finetune_trainer.progress import SilentReporter
+from finetune_trainer.train import Training
+from finetune_trainer.worker import join_world, load_splits
+from finetune_trainer.workspace import Workspace
+
+
+def main(folder: Path) -> None:
+    """Each sub-folder is a workspace with plan.json, model/ and data/."""
+    workspaces = [Workspace(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+    plans = [RunPlan.model_validate_json(workspace.plan.read_bytes()) for workspace in workspaces]
+    place = join_world(plans[0], os.environ)
+    for plan, workspace in zip(plans, workspaces, strict=True):
+        assert plan.prepared is not None
+        training = Training(plan, plan.prepared, workspace, place, SilentReporter())
+        trained = training.run(load_splits(workspace, plan.prepared))
+        if place.rank == 0:
+            (workspace.root / "kind").write_text(trained.kind.value)
+            (workspace.root / "evaluation.json").write_text(
+                trained.evaluation.to_json() if trained.evaluation else "{}"
+            )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
