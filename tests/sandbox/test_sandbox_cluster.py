@@ -19,6 +19,7 @@ import pytest
 import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
+
 from finetune_sandbox import Sandbox, processes, service_account_kubeconfig
 from finetune_sandbox.errors import RequestFailed
 from finetune_sandbox.parts import store_sockets
@@ -41,7 +42,7 @@ RESTRICTED = {
 }
 
 
-def s3(sandbox: Sandbox, **changes: str) -> "boto3.client":  # type: ignore[valid-type]
+def s3(sandbox: Sandbox, **changes: str) -> boto3.client:  # type: ignore[valid-type]
     """An S3 client of the sandbox's own store."""
     credentials = {
         "aws_access_key_id": sandbox.state.access_key,

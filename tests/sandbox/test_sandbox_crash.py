@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from finetune_sandbox import Sandbox, processes
 from finetune_sandbox.binaries import BINARIES
 from finetune_sandbox.errors import PartFailed
@@ -142,3 +144,14 @@ def test_a_removed_state_directory_ends_everything(state_dir: Path) -> None:
     state_dir.rename(state_dir.parent / "moved")
     assert processes.wait(sandbox.state.processes(), 30)
     assert not state_dir.exists()
+
+
+def test_an_interrupted_up_leaves_nothing(state_dir: Path, control_plane: Path) -> None:
+    line = [sys.executable, "-m", "finetune_sandbox", "up", "--state-dir", str(state_dir)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as starting:
+        while not (state_dir / "logs/etcd.log").exists():
+            assert starting.poll() is None
+        starting.send_signal(signal.SIGINT)
+        assert starting.wait() == 130
+    assert not state_dir.exists()
+    assert processes.marked(state_dir) == []

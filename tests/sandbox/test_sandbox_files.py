@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from finetune_sandbox import logs, mounts, state
 from finetune_sandbox.errors import InvalidShape
 from finetune_sandbox.layout import Layout, default_cache_dir, default_state_dir

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from finetune_sandbox import parts
 from finetune_sandbox.layout import Layout
 from finetune_sandbox.parts import Credentials, Part

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from finetune_sandbox import processes
 from finetune_sandbox.processes import MARKER, Identity
 

@@ -83,15 +83,19 @@ def _install_wheel(home: Path) -> None:
 
 
 def _installer(scratch: Path) -> list[str]:
-    """A command line that installs packages: uv, this interpreter's pip, or a new environment's."""
-    uv = shutil.which("uv")
-    if uv is not None:
-        return [uv, "pip", "install", "--quiet", "--python", sys.executable]
+    """A command line that installs packages: this interpreter's pip, a new environment's pip, or uv.
+
+    pip comes first because it heeds the PIP_* variables by which mirrors are commonly named.
+    """
+    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        return [sys.executable, *pip]
+    uv = shutil.which("uv")
+    if importlib.util.find_spec("ensurepip") is None and uv is not None:
+        return [uv, "pip", "install", "--quiet", "--python", sys.executable]
     environment = scratch / "venv"
     _run([sys.executable, "-m", "venv", str(environment)])
-    return [str(environment / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    return [str(environment / "bin/python"), *pip]
 
 
 def _run(command_line: list[str]) -> None:
