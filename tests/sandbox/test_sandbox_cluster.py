@@ -11,6 +11,7 @@ import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
@@ -42,7 +43,7 @@ RESTRICTED = {
 }
 
 
-def s3(sandbox: Sandbox, **changes: str) -> boto3.client:  # type: ignore[valid-type]
+def s3(sandbox: Sandbox, **changes: str) -> Any:
     """An S3 client of the sandbox's own store."""
     credentials = {
         "aws_access_key_id": sandbox.state.access_key,

@@ -162,7 +162,8 @@ def test_storage_starts_at_once_and_the_rest_after_the_api_server() -> None:
         parts.scheduler(BINARIES, LAYOUT),
         parts.node_agent(LAYOUT),
     ]
-    waves, names = [], []  # type: ignore[var-annotated]
+    waves: list[list[str]] = []
+    names: list[str] = []
     while wave := [part.name for part in parts.startable(everything, names, names)]:
         waves.append(wave)
         names += wave
