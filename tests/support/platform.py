@@ -157,8 +157,8 @@ class Platform:
         }
 
     def apply(self, manifest: Object) -> None:
-        """Plain kubectl apply."""
-        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(manifest))
+        """Plain kubectl apply. JSON, since PyYAML writes the text 1e-3 without quotes and kubectl reads a number."""
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
     def submit(self, namespace: str, name: str, **spec: Any) -> Object:
         manifest = self.manifest(namespace, name, **spec)

@@ -1,18 +1,18 @@
 """S3-compatible storage, and the choice between it and a folder.
 
-The only module that imports boto3. Every error of botocore leaves as a :class:`TrainerError` in words.
+The only module that imports botocore and s3transfer, the two libraries behind boto3. boto3 itself would only add to the
+start-up time. Every error of theirs leaves as a :class:`TrainerError` in words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import boto3
-from boto3.exceptions import Boto3Error
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -31,6 +31,8 @@ from finetune_trainer.folderstore import FolderStore
 from finetune_trainer.s3errors import NOT_FOUND, Refusal, missing_bucket, missing_credentials, refusal, unreachable
 from finetune_trainer.stores import CHUNK_BYTES, ObjectStore, StoredObject, StoreFields, fields_of
 
+# Objects of this size and more are moved in parts, several at a time.
+_PARTS_BYTES = 8 << 20
 _KEY_PAIR = ("aws_access_key_id", "aws_secret_access_key")
 _STYLES = {AddressingStyle.PATH: "path", AddressingStyle.VIRTUAL: "virtual"}
 
@@ -80,7 +82,7 @@ class S3Store:
 
     @cached_property
     def _client(self) -> Any:
-        session = boto3.session.Session(**self._credentials)
+        session = botocore.session.Session()
         # A store of one's own seldom knows the newer checksums, nor names below its own for each bucket.
         own = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
         config = Config(
@@ -90,9 +92,11 @@ class S3Store:
             s3={"addressing_style": _STYLES.get(self._style, "path" if self._endpoint else "auto")},
             **(own if self._endpoint else {}),
         )
-        region = self._region or session.region_name or "us-east-1"
+        region = self._region or session.get_config_variable("region") or "us-east-1"
         try:
-            return session.client("s3", endpoint_url=self._endpoint, region_name=region, config=config)
+            return session.create_client(
+                "s3", endpoint_url=self._endpoint, region_name=region, config=config, **self._credentials
+            )
         except ValueError as error:
             raise UserError(str(error), f"correct {self._fields.access}.endpointURL") from error
 
@@ -120,8 +124,11 @@ class S3Store:
                         yield StoredObject(found, entry["Size"], entry["ETag"].strip('"'))
 
     def chunks(self, location: S3Location) -> Iterator[bytes]:
-        with self._words(location), self._client.get_object(Bucket=location.bucket, Key=location.key)["Body"] as body:
-            yield from body.iter_chunks(CHUNK_BYTES)
+        # Entering a StreamingBody gives the raw response, which has no iter_chunks.
+        with self._words(location):
+            body = self._client.get_object(Bucket=location.bucket, Key=location.key)["Body"]
+            with closing(body):
+                yield from body.iter_chunks(CHUNK_BYTES)
 
     def read(self, location: S3Location, start: int = 0, length: int | None = None) -> bytes:
         end = "" if length is None else start + length - 1
@@ -131,12 +138,32 @@ class S3Store:
             return content
 
     def download(self, location: S3Location, path: Path) -> None:
-        with self._words(location):
-            self._client.download_file(location.bucket, location.key, str(path))
+        found = self.stat(location)
+        if found is None or found.size < _PARTS_BYTES:
+            path.write_bytes(self.read(location))
+            return
+        with self._parts(location) as manager:
+            manager.download(location.bucket, location.key, str(path)).result()
 
     def upload(self, path: Path, location: S3Location) -> None:
+        if path.stat().st_size < _PARTS_BYTES:
+            self.put(location, path.read_bytes())
+            return
+        with self._parts(location) as manager:
+            manager.upload(str(path), location.bucket, location.key).result()
+
+    @contextmanager
+    def _parts(self, location: S3Location) -> Iterator[Any]:
+        # Imported here: small objects need none of it, and prepare often has to do with small objects only.
+        from s3transfer.exceptions import RetriesExceededError
+        from s3transfer.manager import TransferManager
+
         with self._words(location):
-            self._client.upload_file(str(path), location.bucket, location.key)
+            try:
+                with TransferManager(self._client) as manager:
+                    yield manager
+            except RetriesExceededError as error:
+                raise unreachable(str(error.last_exception), location, self._fields, self._endpoint) from error
 
     def put(self, location: S3Location, content: bytes) -> None:
         with self._words(location):
@@ -150,9 +177,6 @@ class S3Store:
     def _words(self, location: S3Location) -> Iterator[None]:
         try:
             yield
-        except Boto3Error as error:
-            # boto3 wraps the store's answer to an upload and keeps it as the context only.
-            raise self._translated(error.__context__ or error, location) from error
         except (ClientError, BotoCoreError, ResponseParserError) as error:
             raise self._translated(error, location) from error
 
