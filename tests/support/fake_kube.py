@@ -1,0 +1,157 @@
+"""An API server in memory, at the edge of the operator: objects, names that are taken, field managers, and crashes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from finetune_api import API_VERSION, PLURAL
+from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NotFound
+from finetune_operator.kube import Kube
+
+Object = dict[str, Any]
+Identity = tuple[str, str, str, str]
+T = TypeVar("T")
+
+
+class Crash(BaseException):
+    """The operator's process ends here."""
+
+
+def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Result of a coroutine that waits for nothing but the fake, which never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    coroutine.close()
+    raise AssertionError("the coroutine waits for something real")
+
+
+class FakeKube(Kube):
+    """Answers from memory.
+
+    Attributes:
+        writes: what was written, in order, such as ``create Job haiku-train-1``.
+        crash_before: the process dies before this many more writes were done; None for never.
+        refuse: errors to raise instead of the next writes, in order.
+        tokens: pairs of a token and an audience that it carries.
+        time: creationTimestamp of what is created next.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[Identity, Object] = {}
+        self.writes: list[str] = []
+        self.crash_before: int | None = None
+        self.refuse: list[KubeError | None] = []
+        self.tokens: set[tuple[str, str]] = set()
+        self.reviews = 0
+        self.time = "2026-03-01T12:00:00Z"
+        self._statuses: dict[Identity, dict[str, Object]] = {}
+        self._count = 0
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def put(self, manifest: Object, plural: str | None = None) -> Object:
+        """Stores an object as somebody else's doing."""
+        self._count += 1
+        stored = copy.deepcopy(manifest)
+        stored["metadata"].setdefault("uid", f"uid-{self._count}")
+        self.objects[self._identity(stored, plural)] = stored
+        return stored
+
+    def remove(self, manifest: Object, plural: str | None = None) -> None:
+        self.objects.pop(self._identity(manifest, plural), None)
+
+    def of(self, plural: str) -> list[Object]:
+        """Objects of one kind, by name."""
+        return [self.objects[key] for key in sorted(self.objects) if key[1] == plural]
+
+    def job(self) -> Object:
+        """The only FineTuneJob."""
+        (found,) = self.of(PLURAL)
+        return found
+
+    def _identity(self, manifest: Object, plural: str | None = None) -> Identity:
+        metadata = manifest["metadata"]
+        kind = plural or f"{manifest['kind'].lower()}s"
+        return manifest["apiVersion"], kind, metadata["namespace"], metadata["name"]
+
+    def _write(self, what: str) -> None:
+        if self.crash_before is not None:
+            if self.crash_before == 0:
+                self.crash_before = None
+                raise Crash(what)
+            self.crash_before -= 1
+        if self.refuse and (error := self.refuse.pop(0)):
+            raise error
+        self.writes.append(what)
+
+    async def get(self, api_version: str, plural: str, namespace: str, name: str) -> Object:
+        try:
+            return copy.deepcopy(self.objects[api_version, plural, namespace, name])
+        except KeyError:
+            raise NotFound(404, "NotFound", f"{plural} {name}") from None
+
+    async def list(self, api_version: str, plural: str, namespace: str | None, selector: str = "") -> list[Object]:
+        key, _, value = selector.partition("=")
+        return [
+            copy.deepcopy(self.objects[identity])
+            for identity in sorted(self.objects)
+            if identity[:2] == (api_version, plural)
+            and namespace in (None, identity[2])
+            and (not key or (self.objects[identity]["metadata"].get("labels") or {}).get(key) == value)
+        ]
+
+    async def create(self, manifest: Object, manager: str) -> Object:
+        made = copy.deepcopy(manifest)
+        self._count += 1
+        if "generateName" in made["metadata"]:
+            made["metadata"]["name"] = f"{made['metadata'].pop('generateName')}{self._count}"
+        identity = self._identity(made)
+        if identity in self.objects:
+            raise AlreadyExists(409, "AlreadyExists", identity[3])
+        self._write(f"create {made['kind']} {made.get('reason') or identity[3]}")
+        made["metadata"] |= {"uid": f"uid-{self._count}", "creationTimestamp": self.time}
+        self.objects[identity] = made
+        return copy.deepcopy(made)
+
+    async def read_same(self, manifest: Object) -> Object:
+        return await self.get(*self._identity(manifest))
+
+    async def apply_status(self, manifest: Object, plural: str, manager: str) -> Object:
+        identity = self._identity(manifest, plural)
+        if identity not in self.objects:
+            raise NotFound(404, "NotFound", identity[3])
+        known = self.objects[identity]
+        if known["metadata"]["uid"] != manifest["metadata"]["uid"]:
+            raise Conflict(409, "Conflict", "the UID differs")
+        self._write(f"status of {identity[3]} by {manager}")
+        by_manager = self._statuses.setdefault(identity, {})
+        by_manager[manager] = copy.deepcopy(manifest["status"])
+        known["status"] = {key: value for status in by_manager.values() for key, value in status.items()}
+        return copy.deepcopy(known)
+
+    async def delete_job(self, namespace: str, name: str) -> None:
+        identity = ("batch/v1", "jobs", namespace, name)
+        if identity not in self.objects:
+            return
+        self._write(f"delete Job {name}")
+        uid = self.objects.pop(identity)["metadata"]["uid"]
+        for pod in self.of("pods"):
+            if any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences", ())):
+                pod["metadata"].setdefault("deletionTimestamp", "2026-03-01T12:00:30Z")
+
+    async def review_token(self, token: str, audience: str) -> bool:
+        self.reviews += 1
+        if self.refuse and (error := self.refuse.pop(0)):
+            raise error
+        return (token, audience) in self.tokens
+
+
+def put_job(kube: FakeKube, manifest: Object) -> Object:
+    """Stores a FineTuneJob."""
+    assert manifest["apiVersion"] == API_VERSION
+    return kube.put(manifest, PLURAL)
