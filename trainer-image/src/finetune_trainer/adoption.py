@@ -13,8 +13,8 @@ from finetune_api.plan import OUTPUT, RunPlan
 from finetune_api.results import Artifact, EvaluationResult
 from finetune_api.uris import S3Location
 from finetune_trainer.digests import DigestMemory
+from finetune_trainer.latest import point_latest
 from finetune_trainer.manifest import FORMAT, Manifest, artifact_of
-from finetune_trainer.publish import point_latest
 from finetune_trainer.storage import store_of
 from finetune_trainer.stores import ObjectStore
 

@@ -8,16 +8,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
-
 from finetune_api.results import SplitSummary
-from finetune_trainer.chat import Rendered
+from finetune_trainer.chat import ChatTemplate, Rendered
 from finetune_trainer.datafiles import DigestedFile
 from finetune_trainer.errors import BadRow, DataError, UserError
 from finetune_trainer.rows import Problems, lines, parse_row, row_key
-from finetune_trainer.splits import SplitArrays
-from finetune_trainer.tokenizer import ChatTokenizer, TokenizedRow
+from finetune_trainer.tokenizer import ChatTokenizer
 
 _BATCH_ROWS = 256
 _KEYS = 1 << 64
@@ -34,70 +30,77 @@ class Limits:
     vocabulary: int | None
 
 
-@dataclass(frozen=True)
 class Rows:
-    """Tokenized rows: the arrays, and per row its key and whether it was cut, [rows] each."""
+    """Tokenized rows in memory, five bytes per token. Arrays are as in :mod:`finetune_trainer.splitfiles`."""
 
-    arrays: SplitArrays
-    keys: NDArray[np.uint64]
-    truncated: NDArray[np.uint8]
+    def __init__(self) -> None:
+        self.input_ids = array("i")
+        self.loss_mask = bytearray()
+        self.offsets = array("q", [0])
+        self.keys = array("Q")
+        self.cut = bytearray()
+        self.without_loss = 0
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def where(self, chosen: NDArray[np.bool_]) -> Rows:
-        """The rows that are chosen, [rows], in the same order."""
-        lengths = np.diff(self.arrays.offsets)
-        tokens = np.repeat(chosen, lengths)
-        offsets = np.concatenate(([0], np.cumsum(lengths[chosen]))).astype(np.int64)
-        arrays = SplitArrays(self.arrays.input_ids[tokens], self.arrays.loss_mask[tokens], offsets)
-        return Rows(arrays, self.keys[chosen], self.truncated[chosen])
+    def add(self, input_ids: Sequence[int], loss_mask: bytearray, key: int, truncated: int) -> None:
+        """Appends one row."""
+        self.input_ids.extend(input_ids)
+        self.loss_mask += loss_mask
+        self.offsets.append(len(self.input_ids))
+        self.keys.append(key)
+        self.cut.append(truncated)
+        self.without_loss += not any(loss_mask)
+
+    @property
+    def loss_tokens(self) -> int:
+        return self.loss_mask.count(1)
+
+    @property
+    def truncated(self) -> int:
+        """Rows that were cut."""
+        return self.cut.count(1)
 
     def summary(self, digest: str) -> SplitSummary:
         """Counts of the rows."""
         return SplitSummary(
             digest=digest,
             rows=len(self),
-            tokens=len(self.arrays.input_ids),
-            loss_tokens=int(self.arrays.loss_mask.sum()),
-            truncated=int(self.truncated.sum()),
+            tokens=len(self.input_ids),
+            loss_tokens=self.loss_tokens,
+            truncated=self.truncated,
         )
-
-    @property
-    def without_loss(self) -> int:
-        """Rows whose assistant turns were all cut off."""
-        before = np.concatenate(([0], np.cumsum(self.arrays.loss_mask, dtype=np.int64)))
-        return int((np.diff(before[self.arrays.offsets]) == 0).sum())
-
-
-class _Collector:
-    """Grows the arrays row by row, five bytes per token."""
-
-    def __init__(self) -> None:
-        self._ids, self._mask, self._lengths = array("i"), array("B"), array("q")
-        self._keys, self._truncated = array("Q"), array("B")
-
-    def add(self, row: TokenizedRow, key: int, limit: int) -> None:
-        self._ids.frombytes(row.input_ids[:limit].tobytes())
-        self._mask.frombytes(row.loss_mask[:limit].tobytes())
-        self._lengths.append(min(len(row.input_ids), limit))
-        self._keys.append(key)
-        self._truncated.append(len(row.input_ids) > limit)
-
-    def rows(self) -> Rows:
-        offsets = np.concatenate(([0], np.cumsum(np.frombuffer(self._lengths, dtype=np.int64)))).astype(np.int64)
-        arrays = SplitArrays(
-            np.frombuffer(self._ids, dtype=np.int32), np.frombuffer(self._mask, dtype=np.uint8), offsets
-        )
-        keys, truncated = np.frombuffer(self._keys, dtype=np.uint64), np.frombuffer(self._truncated, dtype=np.uint8)
-        return Rows(arrays, keys, truncated)
 
 
 @dataclass(frozen=True)
 class _Row:
+    number: int
     place: str
     key: int
     rendered: Rendered
+
+
+class _Reader:
+    """Reads rows one by one, counts them and notes those that cannot be used."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self.rows = 0
+        self.problems = Problems()
+        self._template = template
+
+    def read(self, files: Sequence[DigestedFile]) -> Iterator[_Row]:
+        for file in files:
+            for number, line in enumerate(lines(file.chunks()), start=1):
+                if not line.strip():
+                    continue
+                self.rows += 1
+                place = f"{file.file.uri}:{number}"
+                try:
+                    messages = parse_row(line)
+                    yield _Row(self.rows, place, row_key(messages), self._template.render(messages))
+                except BadRow as error:
+                    self.problems.add(self.rows, place, error.message)
 
 
 def read_rows(files: Sequence[DigestedFile], tokenizer: ChatTokenizer, limits: Limits, field: str) -> Rows:
@@ -107,53 +110,34 @@ def read_rows(files: Sequence[DigestedFile], tokenizer: ChatTokenizer, limits: L
         DataError: rows cannot be used, or there are none; the message names file, line and reason.
         UserError: the model cannot take the rows.
     """
-    problems, collector, counter = Problems(), _Collector(), _Counter()
-    rows = _rendered(files, tokenizer, problems, counter)
+    reader, found, limit = _Reader(tokenizer.template), Rows(), limits.max_tokens
+    rows = reader.read(files)
     while batch := list(islice(rows, _BATCH_ROWS)):
         tokenized = tokenizer.tokenize([row.rendered for row in batch])
         for row, tokens in zip(batch, tokenized, strict=True):
-            _check_model_takes(row.place, tokens, limits)
-            if limits.refuse_longer and len(tokens.input_ids) > limits.max_tokens:
-                problems.add_too_long(row.place, len(tokens.input_ids), limits.max_tokens)
-            collector.add(tokens, row.key, limits.max_tokens)
-    problems.raise_if_any(counter.rows)
-    if not counter.rows:
+            length = len(tokens.input_ids)
+            if limits.refuse_longer and length > limit:
+                reader.problems.add_too_long(row.number, row.place, length, limit)
+                continue
+            _check_model_takes(row.place, tokens.input_ids[:limit], limits)
+            found.add(tokens.input_ids[:limit], tokens.loss_mask[:limit], row.key, length > limit)
+    reader.problems.raise_if_any(reader.rows)
+    if not reader.rows:
         names = ", ".join(file.file.uri for file in files)
         raise DataError(f"the dataset of {field} is empty: {names} has no rows", "upload data with at least one row")
-    return collector.rows()
+    return found
 
 
-class _Counter:
-    rows = 0
-
-
-def _rendered(
-    files: Sequence[DigestedFile], tokenizer: ChatTokenizer, problems: Problems, counter: _Counter
-) -> Iterator[_Row]:
-    for file in files:
-        for number, line in enumerate(lines(file.chunks()), start=1):
-            if not line.strip():
-                continue
-            counter.rows += 1
-            place = f"{file.file.uri}:{number}"
-            try:
-                messages = parse_row(line)
-                yield _Row(place, row_key(messages), tokenizer.template.render(messages))
-            except BadRow as error:
-                problems.add(place, error.message)
-
-
-def _check_model_takes(place: str, tokens: TokenizedRow, limits: Limits) -> None:
-    length = min(len(tokens.input_ids), limits.max_tokens)
-    if limits.positions is not None and length > limits.positions:
+def _check_model_takes(place: str, input_ids: Sequence[int], limits: Limits) -> None:
+    if limits.positions is not None and len(input_ids) > limits.positions:
         raise UserError(
-            f"{place}: {length} tokens, but the model has {limits.positions} positions (max_position_embeddings)",
+            f"{place}: {len(input_ids)} tokens, but the model has {limits.positions} positions",
             f"set spec.hyperparameters.maxSequenceLength to at most {limits.positions}",
         )
-    if limits.vocabulary is not None and length and int(tokens.input_ids.max()) >= limits.vocabulary:
+    if limits.vocabulary is not None and max(input_ids, default=0) >= limits.vocabulary:
         raise UserError(
-            f"the tokenizer of spec.model.source does not fit its model: {place} has the token "
-            f"{int(tokens.input_ids.max())}, the vocabulary ends at {limits.vocabulary - 1}",
+            f"the tokenizer of spec.model.source does not fit its model: {place} has the token {max(input_ids)}, "
+            f"the vocabulary ends at {limits.vocabulary - 1}",
             "use the tokenizer that belongs to the model, or resize the model's embedding",
         )
 
@@ -165,27 +149,34 @@ def hold_out(rows: Rows, fraction: str) -> tuple[Rows, Rows]:
         UserError: one of them would have no rows.
     """
     chosen = held_out(rows.keys, Decimal(fraction))
-    left = "to hold out" if not chosen.any() else "to train on" if chosen.all() else None
+    left = "to hold out" if not any(chosen) else "to train on" if all(chosen) else None
     if left:
         change = "raise" if left == "to hold out" else "lower"
         raise UserError(
             f"{FRACTION_FIELD} {fraction!r} of {len(rows)} rows leaves nothing {left}",
             f"{change} it, add rows that differ, or name held-out files in spec.dataset.validation.sources",
         )
-    return rows.where(~chosen), rows.where(chosen)
+    train, validation = Rows(), Rows()
+    for index, is_held_out in enumerate(chosen):
+        begin, end = rows.offsets[index], rows.offsets[index + 1]
+        split = validation if is_held_out else train
+        split.add(rows.input_ids[begin:end], rows.loss_mask[begin:end], rows.keys[index], rows.cut[index])
+    return train, validation
 
 
-def held_out(keys: NDArray[np.uint64], fraction: Decimal) -> NDArray[np.bool_]:
-    """Which rows are held out, [rows]: those whose key is in the lowest ``fraction`` of all keys.
+def held_out(keys: Sequence[int], fraction: Decimal) -> list[bool]:
+    """Which rows are held out: those whose key is in the lowest ``fraction`` of all keys.
 
     Where chance leaves a side empty though a row or more is due to it, the row that is nearest goes there.
     """
-    threshold = int(fraction * _KEYS)
-    chosen: NDArray[np.bool_] = keys < threshold if threshold < _KEYS else np.ones(len(keys), dtype=np.bool_)
-    if not chosen.any() and len(keys) * fraction >= 1:
-        chosen = keys == keys.min()
-    elif chosen.all() and len(keys) * (1 - fraction) >= 1:
-        chosen = keys != keys.max()
+    threshold = fraction * _KEYS
+    chosen = [key < threshold for key in keys]
+    if not any(chosen) and len(keys) * fraction >= 1:
+        lowest = min(keys)
+        chosen = [key == lowest for key in keys]
+    elif all(chosen) and len(keys) * (1 - fraction) >= 1:
+        highest = max(keys)
+        chosen = [key != highest for key in keys]
     return chosen
 
 
@@ -195,7 +186,7 @@ def check_loss(rows: Rows, field: str, limit: int) -> None:
     Raises:
         DataError: everything that the assistant wrote was cut off.
     """
-    if not rows.arrays.loss_mask.any():
+    if len(rows) == rows.without_loss:
         raise DataError(
             f"no row of {field} has a token of the assistant among its first {limit} tokens",
             "raise spec.hyperparameters.maxSequenceLength or shorten the rows",

@@ -29,7 +29,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from finetune_api.plan import RunPlan
 from finetune_trainer.digests import file_sha256
 from finetune_trainer.errors import StorageError, TrainerError, UserError
-from finetune_trainer.tensors import TensorFile, TensorInfo
+from finetune_trainer.safetensors_header import TensorInfo, read_file_header
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT_SECONDS = 10.0
@@ -120,7 +120,7 @@ class HubModelSource:
 
     def weight_header(self, name: str) -> Mapping[str, TensorInfo] | None:
         cached = self._hub.cached(name, self._commit)
-        return TensorFile(cached).tensors if cached else None
+        return read_file_header(cached) if cached else None
 
 
 def find_hub_model(plan: RunPlan, environment: Mapping[str, str], repository: str) -> HubModelSource:

@@ -20,7 +20,7 @@ from finetune_trainer.dataset import Limits, Rows, check_loss, hold_out, read_ro
 from finetune_trainer.digests import DigestMemory, digest_of_files, file_sha256
 from finetune_trainer.modelfiles import longest_context, vocabulary_size
 from finetune_trainer.sources import Model
-from finetune_trainer.splits import SUMMARY_FILE, TRAIN_FILE, VALIDATION_FILE, SplitsSummary, write_split
+from finetune_trainer.splitfiles import SUMMARY_FILE, TRAIN_FILE, VALIDATION_FILE, SplitsSummary, write_split_file
 from finetune_trainer.storage import store_of
 from finetune_trainer.stores import ObjectStore
 from finetune_trainer.tokenizer import FILES, ChatTokenizer
@@ -133,9 +133,9 @@ def _tell(rows: Rows, field: str) -> None:
         "%s: %d rows, %d tokens, %d of them with loss, %d rows truncated, %d without loss after that",
         field,
         len(rows),
-        len(rows.arrays.input_ids),
-        int(rows.arrays.loss_mask.sum()),
-        int(rows.truncated.sum()),
+        len(rows.input_ids),
+        rows.loss_tokens,
+        rows.truncated,
         rows.without_loss,
     )
 
@@ -147,7 +147,8 @@ def _write(
     splits = {TRAIN_FILE: train} | ({VALIDATION_FILE: validation} if validation else {})
     files: dict[str, str] = {}
     for name, rows in splits.items():
-        write_split(scratch / name, rows.arrays)
+        buffers = (memoryview(buffer) for buffer in (rows.input_ids, rows.loss_mask, rows.offsets))
+        write_split_file(scratch / name, *buffers)
         files[name] = f"sha256:{file_sha256(scratch / name)}"
         store.upload(scratch / name, folder.child(name))
     held_out = validation.summary(inputs.validation_digest) if validation and inputs.validation_digest else None

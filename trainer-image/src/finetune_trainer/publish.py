@@ -10,15 +10,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from finetune_api.layout import MANIFEST, latest_pointer, run_prefix
+from finetune_api.layout import MANIFEST, run_prefix
 from finetune_api.plan import OUTPUT, RunPlan
 from finetune_api.results import Artifact, EvaluationResult, Prepared
 from finetune_api.runid import training_definition
 from finetune_api.uris import S3Location
 from finetune_trainer.digests import file_sha256
 from finetune_trainer.errors import NotSafetensors, TrainerError, VerificationFailed
+from finetune_trainer.latest import point_latest
 from finetune_trainer.manifest import Kind, Manifest, ManifestFile, artifact_of, describe_files
 from finetune_trainer.modelfiles import CONFIG, WEIGHTS_INDEX
+from finetune_trainer.safetensors_header import read_file_header
 from finetune_trainer.sources import base_model_name
 from finetune_trainer.storage import store_of
 from finetune_trainer.stores import ObjectStore
@@ -79,13 +81,6 @@ def publish(
     return artifact
 
 
-def point_latest(store: ObjectStore, plan: RunPlan, artifact: Artifact, run_id: str) -> None:
-    """Points the job's newest run at an artifact."""
-    pointer = {"runID": run_id, "uri": artifact.uri, "manifestDigest": artifact.manifest_digest}
-    place = latest_pointer(plan.spec.output.destination, plan.job.namespace, plan.job.name)
-    store.put(place, json.dumps(pointer, indent=2).encode())
-
-
 def _prepared(plan: RunPlan) -> Prepared:
     if plan.prepared is None:
         raise TrainerError("the plan of an artifact has no prepared run", "run the prepare stage first")
@@ -129,7 +124,7 @@ def base_shapes(folder: Path) -> Shapes:
     return {
         name: tensor.shape
         for path in sorted(folder.glob(f"*{_SAFETENSORS}"))
-        for name, tensor in TensorFile(path).tensors.items()
+        for name, tensor in read_file_header(path).items()
     }
 
 

@@ -105,19 +105,20 @@ class Problems:
     def __init__(self) -> None:
         self.total = 0
         self.too_long = 0
-        self._shown: list[str] = []
+        self._shown: list[tuple[int, str]] = []
 
-    def add(self, place: str, reason: str) -> None:
-        """Notes one row. ``place`` is file and line."""
+    def add(self, row: int, place: str, reason: str) -> None:
+        """Notes one row, by its number over all files; ``place`` is file and line."""
         self.total += 1
         line = f"{place}: {reason}"
-        if len(self._shown) < _SHOWN_PROBLEMS and sum(map(len, self._shown)) + len(line) < _SHOWN_CHARACTERS:
-            self._shown.append(line)
+        room = _SHOWN_CHARACTERS - sum(len(text) for _, text in self._shown)
+        if len(self._shown) < _SHOWN_PROBLEMS and len(line) < room:
+            self._shown.append((row, line))
 
-    def add_too_long(self, place: str, tokens: int, limit: int) -> None:
+    def add_too_long(self, row: int, place: str, tokens: int, limit: int) -> None:
         """Notes one row that is too long where such rows are refused."""
         self.too_long += 1
-        self.add(place, f"{tokens} tokens, more than spec.hyperparameters.maxSequenceLength {limit}")
+        self.add(row, place, f"{tokens} tokens, more than spec.hyperparameters.maxSequenceLength {limit}")
 
     def raise_if_any(self, rows: int) -> None:
         """Ends the work when any of ``rows`` rows cannot be used.
@@ -129,11 +130,12 @@ class Problems:
             return
         rest = self.total - len(self._shown)
         more = [f"and {rest} more"] if rest else []
+        shown = [text for _, text in sorted(self._shown)]
         verb = "row cannot" if self.total == 1 else "rows cannot"
-        raise DataError("\n".join([f"{self.total} of {rows} {verb} be used:", *self._shown, *more]), self._remedy())
+        raise DataError("\n".join([f"{self.total} of {rows} {verb} be used:", *shown, *more]), self._remedy())
 
     def _remedy(self) -> str:
         if self.too_long == self.total:
-            return "raise spec.hyperparameters.maxSequenceLength, shorten the rows or set spec.dataset.tooLong: Truncate"
+            return "raise hyperparameters.maxSequenceLength, shorten the rows or set spec.dataset.tooLong to Truncate"
         example = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
         return f"correct or remove these lines; each must be like {example}"

@@ -22,9 +22,9 @@ from finetune_trainer.modelfiles import (
     parse_json,
     weight_files,
 )
+from finetune_trainer.safetensors_header import HEADER_LENGTH_BYTES, TensorInfo, read_file_header, read_header
 from finetune_trainer.storage import store_of
 from finetune_trainer.stores import StoredObject
-from finetune_trainer.tensors import TensorFile, TensorInfo, read_header
 
 
 class ModelSource(Protocol):
@@ -174,8 +174,9 @@ class StoredModel:
 
     def weight_header(self, name: str) -> Mapping[str, TensorInfo]:
         found = self._objects[name]
-        if found.size == 0:
-            raise NotSafetensors("it is empty")
+        if found.size < HEADER_LENGTH_BYTES:
+            # A range beyond the end of an object is an error of its own.
+            raise NotSafetensors("it does not begin with the length of a header")
         return read_header(lambda start, length: self._store.read(found.location, start, length), found.size)
 
 
@@ -202,4 +203,4 @@ class FolderModel:
         return file_sha256(self._folder / name)
 
     def weight_header(self, name: str) -> Mapping[str, TensorInfo]:
-        return TensorFile(self._folder / name).tensors
+        return read_file_header(self._folder / name)

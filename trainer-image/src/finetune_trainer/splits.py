@@ -1,8 +1,4 @@
-"""Tokenized splits: one safetensors file each, written by prepare and read by memory map in training.
-
-Tensors: ``input_ids`` int32 [tokens], ``loss_mask`` uint8 [tokens] (1 where the token carries loss), ``offsets`` int64
-[rows + 1]; row i is the slice ``offsets[i]:offsets[i + 1]``.
-"""
+"""Tokenized splits as numpy arrays, by memory map. :mod:`finetune_trainer.splitfiles` describes the files."""
 
 from __future__ import annotations
 
@@ -13,19 +9,25 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
-from finetune_api.base import Document
 from finetune_api.plan import OUTPUT, RunPlan
-from finetune_api.results import Digest, SplitSummary
 from finetune_api.uris import S3Location, parse_destination
 from finetune_trainer.errors import StorageError
+from finetune_trainer.splitfiles import SUMMARY_FILE, TRAIN_FILE, VALIDATION_FILE, SplitsSummary, write_split_file
 from finetune_trainer.storage import store_of
 from finetune_trainer.tensors import TensorFile
 
-TRAIN_FILE = "train.safetensors"
-VALIDATION_FILE = "validation.safetensors"
-SUMMARY_FILE = "summary.json"
+__all__ = [
+    "SUMMARY_FILE",
+    "TRAIN_FILE",
+    "VALIDATION_FILE",
+    "SplitArrays",
+    "Splits",
+    "SplitsSummary",
+    "TokenizedSplit",
+    "fetch_splits",
+    "write_split",
+]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class SplitArrays:
 
 def write_split(path: Path, split: SplitArrays) -> None:
     """Writes a split; the same split gives the same bytes."""
-    save_file({"input_ids": split.input_ids, "loss_mask": split.loss_mask, "offsets": split.offsets}, path)
+    write_split_file(path, split.input_ids.data, split.loss_mask.data, split.offsets.data)
 
 
 class TokenizedSplit:
@@ -67,14 +69,6 @@ class TokenizedSplit:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, [rows]."""
         return np.diff(self._offsets)
-
-
-class SplitsSummary(Document):
-    """What ``summary.json`` says of tokenized data; it is written last, and only then the data counts."""
-
-    train: SplitSummary
-    validation: SplitSummary | None = None
-    files: Mapping[str, Digest]
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from finetune_trainer.chat import ChatTemplate, Rendered, Span
@@ -29,8 +29,8 @@ _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token"
 class TokenizedRow:
     """Token ids and loss mask of one conversation, each [tokens]."""
 
-    input_ids: NDArray[np.int32]
-    loss_mask: NDArray[np.uint8]
+    input_ids: list[int]
+    loss_mask: bytearray
 
 
 class ChatTokenizer:
@@ -72,18 +72,22 @@ class ChatTokenizer:
         """Tokens of rendered conversations, computed on all cores."""
         encodings: list[Encoding] = self._tokenizer.encode_batch([row.text for row in rows], add_special_tokens=False)
         for row, encoding in zip(rows, encodings, strict=True):
-            offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-            yield TokenizedRow(np.asarray(encoding.ids, dtype=np.int32), loss_mask(offsets, row.spans))
+            yield TokenizedRow(encoding.ids, loss_mask(encoding.offsets, row.spans))
 
 
-def loss_mask(offsets: NDArray[np.int64], spans: Sequence[Span]) -> NDArray[np.uint8]:
-    """1 for each token that covers a character of a span, [tokens]; offsets are [tokens, 2], in characters."""
-    begin, end = offsets[:, 0], offsets[:, 1]
-    mask = np.zeros(len(offsets), dtype=bool)
+def loss_mask(offsets: Sequence[Span], spans: Sequence[Span]) -> bytearray:
+    """1 for each token that covers a character of a span, [tokens].
+
+    ``offsets`` are the first character of each token and the one after its last; both never decrease.
+    """
+    begin, end = itemgetter(0), itemgetter(1)
+    mask = bytearray(len(offsets))
     for start, stop in spans:
         # A token of trimmed white space may cover no character at all: it lies where it begins.
-        mask |= (begin < stop) & ((end > start) | (begin >= start))
-    return mask.astype(np.uint8)
+        first = min(bisect_left(offsets, start, key=begin), bisect_right(offsets, start, key=end))
+        last = bisect_left(offsets, stop, key=begin)
+        mask[first:last] = bytes([1]) * (last - first)
+    return mask
 
 
 def template_source(folder: Path, config: dict[str, Any]) -> str:
