@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+
 from finetune_sandbox.node.process import ContainerProcess, ExitStatus, LaunchSpec, exit_status, launch
 from finetune_sandbox.node.rootfs import LocalHost, Mount, plan_root
 
@@ -65,7 +66,10 @@ async def test_exit_code_and_signal(tmp_path: Path, script: str, expected: ExitS
     ("command", "message"),
     [
         (["no-such-program"], 'exec: "no-such-program": executable file not found in $PATH'),
-        (["/no/such/program"], 'exec: "/no/such/program": executable file stat /no/such/program: no such file or directory'),
+        (
+            ["/no/such/program"],
+            'exec: "/no/such/program": executable file stat /no/such/program: no such file or directory',
+        ),
         (["/etc"], 'exec: "/etc": permission denied'),
     ],
 )
@@ -112,7 +116,13 @@ async def test_the_root_itself_is_writable_unless_it_is_read_only(
 async def test_identity_hostname_and_working_directory(tmp_path: Path) -> None:
     script = "id -u; id -g; hostname; pwd; grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status"
     status, output = await run(
-        tmp_path, script, uid=65532, gid=65532, workdir="/made/for/it", no_new_privileges=True, drop_all_capabilities=True
+        tmp_path,
+        script,
+        uid=65532,
+        gid=65532,
+        workdir="/made/for/it",
+        no_new_privileges=True,
+        drop_all_capabilities=True,
     )
     assert status.code == 0
     assert output.split() == [
@@ -134,7 +144,9 @@ async def test_devices_processes_and_shared_memory_work(tmp_path: Path) -> None:
 
 
 async def test_signals_reach_the_command(tmp_path: Path) -> None:
-    container = start(tmp_path, ["sh", "-c", "trap 'echo stopping; exit 5' TERM; echo up; while :; do sleep 0.02; done"])
+    container = start(
+        tmp_path, ["sh", "-c", "trap 'echo stopping; exit 5' TERM; echo up; while :; do sleep 0.02; done"]
+    )
     await container.says("up")
     container.process.signal(signal.SIGTERM)
     assert await container.finish() == (ExitStatus(5), "up\nstopping\n")

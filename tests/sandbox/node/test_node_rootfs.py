@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 
 import pytest
+
 from finetune_sandbox.node.rootfs import EntryKind, Mount, Operation, keep_visible, plan_root
 
 
@@ -21,7 +22,9 @@ class Host:
         return self.kinds.get(path)
 
     def entries(self, path: str) -> list[str]:
-        return sorted(posixpath.basename(each) for each in self.kinds if each != "/" and posixpath.dirname(each) == path)
+        return sorted(
+            posixpath.basename(each) for each in self.kinds if each != "/" and posixpath.dirname(each) == path
+        )
 
     def link(self, path: str) -> str:
         return self.links[path]
@@ -74,7 +77,7 @@ def test_a_path_that_the_host_has_is_mounted_over() -> None:
 def test_a_path_that_the_host_lacks_turns_its_folder_into_an_artificial_one() -> None:
     plan = operations(Mount("/pods/plan", "/etc/finetune", read_only=True))
     assert ("host", "/etc") not in plan
-    assert [("file", "/etc/hosts"), ("host", "/etc/hosts")] == [step for step in plan if step[-1] == "/etc/hosts"]
+    assert [step for step in plan if step[-1] == "/etc/hosts"] == [("file", "/etc/hosts"), ("host", "/etc/hosts")]
     assert plan[-3:] == [
         ("dir", "/etc/finetune"),
         ("bind", "/pods/plan", "/etc/finetune"),

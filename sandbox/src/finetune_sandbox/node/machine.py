@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import finetune_sandbox
 from finetune_sandbox.node.config import AgentConfig
 from finetune_sandbox.node.rootfs import covered
 
@@ -52,7 +53,9 @@ def base_environment(agent: dict[str, str], home: str) -> dict[str, str]:
 
 def _runtime_paths() -> set[str]:
     paths = {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, os.path.dirname(sys.executable)}
-    for entry in filter(os.path.isdir, sys.path):
+    paths.add(str(Path(finetune_sandbox.__file__).parents[1]))
+    # Python puts the folder that the agent was started in on its path; no library is there.
+    for entry in filter(os.path.isdir, set(sys.path) - {"", os.getcwd()}):
         paths.add(_environment_of(Path(entry)))
     paths |= _editable_source()
     return {os.path.realpath(path) for path in paths if path != "/"}

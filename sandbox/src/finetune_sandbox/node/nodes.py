@@ -176,7 +176,9 @@ class NodeKeeper:
     async def _renew(self, node: NodeSpec) -> None:
         lease = lease_object(node.name, self._uids[node.name], now())
         try:
-            await self._kube.patch(f"{_LEASES}/{node.name}", {"spec": lease["spec"]})
+            # The owner as well: a Lease that still names a deleted Node is garbage.
+            owners = {"ownerReferences": lease["metadata"]["ownerReferences"]}
+            await self._kube.patch(f"{_LEASES}/{node.name}", {"metadata": owners, "spec": lease["spec"]})
         except KubeRefused as error:
             if error.code != 404:
                 raise
