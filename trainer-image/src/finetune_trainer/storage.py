@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,45 +59,55 @@ def _variable(access: StoreAccess, environment: Mapping[str, str], name: str) ->
     return environment.get(f"{access.environment_prefix or ''}{name}") or None
 
 
+@dataclass(frozen=True)
+class _Connection:
+    """What an S3 client is made from. Uses of a plan that share it share the client: making one takes 100 ms."""
+
+    endpoint: str | None
+    region: str | None
+    style: AddressingStyle
+    credentials: tuple[tuple[str, str], ...] = field(repr=False)
+
+
+@lru_cache
+def _client_of(connection: _Connection) -> Any:
+    session, endpoint = botocore.session.Session(), connection.endpoint
+    # Stores other than AWS do not all know the checksums that botocore adds by default.
+    own = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+    config = Config(
+        connect_timeout=5,
+        read_timeout=30,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        s3={"addressing_style": _STYLES.get(connection.style, "path" if endpoint else "auto")},
+        **(own if endpoint else {}),
+    )
+    region = connection.region or session.get_config_variable("region") or "us-east-1"
+    return session.create_client(
+        "s3", endpoint_url=endpoint, region_name=region, config=config, **dict(connection.credentials)
+    )
+
+
 class S3Store:
     """An S3-compatible store; see :class:`finetune_trainer.stores.ObjectStore`."""
 
     def __init__(self, access: StoreAccess, environment: Mapping[str, str], fields: StoreFields) -> None:
         self._fields = fields
-        self._style = access.addressing_style
-        self._endpoint = access.endpoint_url or _variable(access, environment, "AWS_ENDPOINT_URL")
-        self._region = (
-            access.region
-            or _variable(access, environment, "AWS_REGION")
-            or _variable(access, environment, "AWS_DEFAULT_REGION")
-        )
-        self._credentials = {
-            name.lower(): _variable(access, environment, name.upper())
-            for name in (*_KEY_PAIR, "aws_session_token")
-        }
-        absent = [name.upper() for name in _KEY_PAIR if not self._credentials[name]]
+        region = _variable(access, environment, "AWS_REGION") or _variable(access, environment, "AWS_DEFAULT_REGION")
+        known = {name: _variable(access, environment, name.upper()) for name in (*_KEY_PAIR, "aws_session_token")}
+        absent = [name.upper() for name in _KEY_PAIR if not known[name]]
         if absent and access.environment_prefix:
             raise missing_credentials(fields, f"the Secret has no {' and no '.join(absent)}")
-        if absent:
-            self._credentials = {}
-
-    @cached_property
-    def _client(self) -> Any:
-        session = botocore.session.Session()
-        # A store of one's own seldom knows the newer checksums, nor names below its own for each bucket.
-        own = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-        config = Config(
-            connect_timeout=5,
-            read_timeout=30,
-            retries={"mode": "standard", "total_max_attempts": 3},
-            s3={"addressing_style": _STYLES.get(self._style, "path" if self._endpoint else "auto")},
-            **(own if self._endpoint else {}),
+        self._connection = _Connection(
+            endpoint=access.endpoint_url or _variable(access, environment, "AWS_ENDPOINT_URL"),
+            region=access.region or region,
+            style=access.addressing_style,
+            credentials=() if absent else tuple((name, value) for name, value in known.items() if value),
         )
-        region = self._region or session.get_config_variable("region") or "us-east-1"
+
+    @property
+    def _client(self) -> Any:
         try:
-            return session.create_client(
-                "s3", endpoint_url=self._endpoint, region_name=region, config=config, **self._credentials
-            )
+            return _client_of(self._connection)
         except ValueError as error:
             raise UserError(str(error), f"correct {self._fields.access}.endpointURL") from error
 
@@ -163,7 +174,9 @@ class S3Store:
                 with TransferManager(self._client) as manager:
                     yield manager
             except RetriesExceededError as error:
-                raise unreachable(str(error.last_exception), location, self._fields, self._endpoint) from error
+                raise unreachable(
+                    str(error.last_exception), location, self._fields, self._connection.endpoint
+                ) from error
 
     def put(self, location: S3Location, content: bytes) -> None:
         with self._words(location):
@@ -183,12 +196,12 @@ class S3Store:
     def _translated(self, error: BaseException, location: S3Location) -> TrainerError:
         match error:
             case ClientError():
-                return refusal(_answer(error), location, self._fields, self._endpoint)
+                return refusal(_answer(error), location, self._fields, self._connection.endpoint)
             case NoCredentialsError() | PartialCredentialsError():
                 return missing_credentials(self._fields, str(error))
             case ParamValidationError():
-                return missing_bucket(location, self._fields, self._endpoint)
-        return unreachable(str(error), location, self._fields, self._endpoint)
+                return missing_bucket(location, self._fields, self._connection.endpoint)
+        return unreachable(str(error), location, self._fields, self._connection.endpoint)
 
 
 def _answer(error: ClientError) -> Refusal:
