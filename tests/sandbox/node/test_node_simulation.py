@@ -35,7 +35,7 @@ def test_pods_succeed_after_the_time_they_say(space: Any) -> None:
     status = space.until("job", "j", lambda found: found["status"].get("succeeded") == 25)["status"]
     assert "failed" not in status
     nodes = {item["spec"]["nodeName"] for item in space.get("pods", "-l=job-name=j")["items"]}
-    assert len(nodes) == 25
+    assert 1 < len(nodes) <= 25
 
 
 def test_pods_run_until_they_are_deleted(space: Any) -> None:

@@ -19,40 +19,44 @@ _log = logging.getLogger(__name__)
 
 
 async def run_agent(config: AgentConfig) -> None:
-    """Run until a signal; raises NodeError when the node cannot be started."""
+    """Run until a signal; raises NodeError when the node cannot be started, or whatever made a part of it fail."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    work = asyncio.create_task(_run(config))
+    stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    work.cancel()
+    try:
+        await work
+    except asyncio.CancelledError:
+        _log.info("stopped")
+
+
+async def _run(config: AgentConfig) -> None:
     if not config.simulate:
         await check_namespaces(config.state_dir)
     async with Kube.connect(config.kubeconfig) as kube:
         version = await wait_until_reachable(kube)
-        nodes = NodeKeeper(kube, config.nodes, Endpoint(config.port, version))
         pods = PodKeeper(kube, config, this_machine(config))
         pods.remove_leftovers()
         server = LogServer(config, pods)
         await server.start()
-        await nodes.register_all()
-        provisioner = Provisioner(kube, config.state_dir / "volumes")
         try:
-            await _serve(config, stopping, nodes, pods, provisioner)
+            await _serve(config, kube, version, pods)
         finally:
             await pods.shut_down()
             await server.stop()
 
 
-async def _serve(
-    config: AgentConfig, stopping: asyncio.Event, nodes: NodeKeeper, pods: PodKeeper, provisioner: Provisioner
-) -> None:
-    """Run the parts until ``stopping``, or until one of them fails."""
-    parts = [asyncio.create_task(part.run()) for part in (nodes, pods, provisioner)]
+async def _serve(config: AgentConfig, kube: Kube, version: str, pods: PodKeeper) -> None:
+    """Register the nodes, say so, and run the parts for ever; the first that fails ends all."""
+    nodes = NodeKeeper(kube, config.nodes, Endpoint(config.port, version))
+    await nodes.register_all()
     config.ready_file.parent.mkdir(parents=True, exist_ok=True)
     config.ready_file.write_text("\n".join(node.name for node in config.nodes) + "\n")
     _log.info("%d nodes are ready", len(config.nodes))
-    stop = asyncio.create_task(stopping.wait())
-    done, _ = await asyncio.wait([stop, *parts], return_when=asyncio.FIRST_COMPLETED)
-    for task in (stop, *parts):
-        task.cancel()
-    await asyncio.gather(stop, *parts, return_exceptions=True)
-    for task in done:
-        task.result()
+    async with asyncio.TaskGroup() as parts:
+        for part in (nodes, pods, Provisioner(kube, config.state_dir / "volumes")):
+            parts.create_task(part.run())

@@ -51,6 +51,11 @@ def _check(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
+def _reason(error: Exception) -> str:
+    """The message without an error number, which those of ``_check`` and of container runtimes do not show."""
+    return error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
+
+
 def _unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
 
@@ -265,7 +270,7 @@ def _run_command(spec: dict[str, Any], ready: int) -> None:
         _drop_privileges(spec)
         _execute(spec)
     except (OSError, LaunchError) as error:
-        os.write(ready, str(error).encode())
+        os.write(ready, _reason(error).encode())
     os._exit(START_ERROR)
 
 
@@ -286,7 +291,7 @@ def _run_init(spec: dict[str, Any], report: int, relay: Relay) -> None:
         code, number = _wait(relay)
         _report(report, f"exited {code} {number}")
     except (OSError, LaunchError) as error:
-        _report(report, f"failed {error}")
+        _report(report, f"failed {_reason(error)}")
     os._exit(code)
 
 
@@ -300,7 +305,7 @@ def main() -> None:
     try:
         enter_namespaces(spec["uid"], spec["gid"])
     except OSError as error:
-        _report(report, f"failed {error}")
+        _report(report, f"failed {_reason(error)}")
         sys.exit(START_ERROR)
     # After the new credentials, which clear it; then the parent may be gone already.
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -47,8 +47,8 @@ def this_machine(config: AgentConfig) -> Machine:
 
 def base_environment(agent: dict[str, str], home: str) -> dict[str, str]:
     """What a container's environment starts from: of the agent's own only PATH and the language."""
-    path = [os.path.dirname(sys.executable), agent.get("PATH", os.defpath)]
-    return {"PATH": os.pathsep.join(path), "HOME": home, "LANG": agent.get("LANG", "C.UTF-8")}
+    path = [os.path.dirname(sys.executable), *agent.get("PATH", os.defpath).split(os.pathsep)]
+    return {"PATH": os.pathsep.join(dict.fromkeys(path)), "HOME": home, "LANG": agent.get("LANG", "C.UTF-8")}
 
 
 def _runtime_paths() -> set[str]:
