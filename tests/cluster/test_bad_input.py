@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +31,12 @@ class Case:
     Attributes:
         spec: what is wrong with the manifest, made where it needs something in the store.
         failure: class of the failure.
-        says: parts of its message.
+        message: all of it; {folder}, {endpoint} and {namespace} stand for the test's own.
     """
 
     spec: Callable[[Platform], Object]
     failure: str
-    says: tuple[str, ...]
+    message: str
 
 
 def _secret(name: str) -> Object:
@@ -47,46 +47,55 @@ CASES: dict[str, Case] = {
     "broken JSON on line 17": Case(
         lambda platform: {"dataset": dataset(platform, "broken", jsonl(*[GOOD] * 16, '{"messages": [', GOOD))},
         "DataError",
-        ("broken.jsonl:17:",),
+        "1 of 18 rows cannot be used:\n{folder}/bad/broken.jsonl:17: not valid JSON: Expecting value at column 15",
     ),
     "a row without an assistant turn": Case(
         lambda platform: {"dataset": dataset(platform, "silent", jsonl(GOOD, NO_ANSWER))},
         "DataError",
-        ("silent.jsonl:2:", "assistant"),
+        "1 of 2 rows cannot be used:\n{folder}/bad/silent.jsonl:2: no assistant turn",
     ),
     "an empty dataset": Case(
-        lambda platform: {"dataset": dataset(platform, "empty", b"")}, "DataError", ("spec.dataset.train",)
+        lambda platform: {"dataset": dataset(platform, "empty", b"")},
+        "DataError",
+        "the dataset of spec.dataset.train is empty: {folder}/bad/empty.jsonl has no rows",
     ),
     "a held-out fraction that leaves nothing": Case(
         lambda platform: {"dataset": dataset(platform, "one", jsonl(GOOD)) | {"validation": {"fraction": "0.01"}}},
-        "DataError",
-        ("spec.dataset.validation.fraction",),
+        "UserError",
+        "spec.dataset.validation.fraction '0.01' of 1 rows leaves nothing to hold out",
     ),
     "a file that does not exist": Case(
         lambda platform: {"dataset": {"train": [{"source": platform.uri("data/nowhere.jsonl")}]}},
         "UserError",
-        ("spec.dataset.train[0].source", "nowhere.jsonl"),
+        "{folder}/data/nowhere.jsonl of spec.dataset.train[0].source does not exist: there is no such file, and no "
+        "*.jsonl file below it",
     ),
     "a model that is no model": Case(
-        lambda platform: {"model": {"source": platform.uri("data")}}, "UserError", ("spec.model.source",)
+        lambda platform: {"model": {"source": platform.uri("data")}},
+        "UserError",
+        "{folder}/data of spec.model.source is no model: it has no config.json",
     ),
     "a bucket that does not exist": Case(
         lambda platform: {"output": {"destination": "s3://no-such-bucket-here/artifacts"}},
         "UserError",
-        ("no-such-bucket-here", "spec.output.destination"),
+        "the bucket 'no-such-bucket-here' of spec.output.destination does not exist at {endpoint}",
     ),
     "wrong credentials": Case(
-        lambda platform: {"output": _secret("wrong")}, "UserError", ("spec.output.s3.credentialsSecretRef",)
+        lambda platform: {"output": _secret("wrong")},
+        "UserError",
+        "wrong credentials for spec.output.destination: the secret key does not belong to the access key "
+        "(SignatureDoesNotMatch)",
     ),
     "a Secret that does not exist": Case(
-        lambda platform: {"output": _secret("nowhere")}, "SecretMissing", ('secret "nowhere" not found',)
+        lambda platform: {"output": _secret("nowhere")},
+        "SecretMissing",
+        'secret "nowhere" not found in namespace {namespace}',
     ),
     "a row that is too long": Case(
-        lambda platform: {
-            "dataset": dataset(platform, "long", jsonl(GOOD, _long())) | {"tooLong": "Refuse"},
-        },
+        lambda platform: {"dataset": dataset(platform, "long", jsonl(GOOD, _long())) | {"tooLong": "Refuse"}},
         "DataError",
-        ("long.jsonl:2:", "maxSequenceLength"),
+        "1 of 2 rows cannot be used:\n"
+        "{folder}/bad/long.jsonl:2: 8028 tokens, more than spec.hyperparameters.maxSequenceLength 128",
     ),
 }
 
@@ -96,14 +105,15 @@ def _long() -> Object:
 
 
 @pytest.fixture(scope="module")
-def ended(platform: Platform) -> Callable[[str], tuple[str, Object]]:
+def ended(platform: Platform) -> Iterator[Callable[[str], tuple[str, Object]]]:
     """All the jobs, submitted at once: the operator has to live through them together."""
     namespace = platform.new_namespace()
     _wrong_secret(platform, namespace)
     names = {case: f"bad-{index}" for index, case in enumerate(CASES)}
     for case, name in names.items():
         platform.submit(namespace, name, **CASES[case].spec(platform))
-    return lambda case: (namespace, platform.wait_finished(namespace, names[case]))
+    yield lambda case: (namespace, platform.wait_finished(namespace, names[case]))
+    platform.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 def _wrong_secret(platform: Platform, namespace: str) -> None:
@@ -126,9 +136,11 @@ def test_it_fails_before_a_training_pod_exists(
     assert is_true(job, "Failed"), platform.story(namespace, job)
     failure = job["status"]["failure"]
     assert failure["class"] == expected.failure, failure
-    assert all(part in failure["message"] for part in expected.says), failure["message"]
+    said = {"folder": platform.uri(""), "endpoint": platform.store["AWS_ENDPOINT_URL"], "namespace": namespace}
+    assert failure["message"] == expected.message.format_map(said | {"folder": said["folder"].rstrip("/")})
     assert failure["remedy"]
-    assert condition(job, "Failed")["message"] == f"{failure['message']}. {failure['remedy']}"
+    assert condition(job, "Failed")["message"].startswith(f"{failure['message']}. ")
+    assert failure["remedy"].rstrip(".")[1:] in condition(job, "Failed")["message"]
     assert condition(job, "Prepared")["status"] == "False"
     assert platform.children("jobs", namespace, job["metadata"]["name"], "train") == []
     assert not job["status"].get("attempts")

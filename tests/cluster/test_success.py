@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ TWO_PODS = {"resources": {"nodes": 2}, "evaluation": {"everySteps": 2}}
 
 
 @pytest.fixture(scope="module")
-def done(platform: Platform) -> Object:
+def done(platform: Platform) -> Iterator[Object]:
     """A two-pod job that ran to its end; several tests look at what it left."""
     namespace = platform.new_namespace()
     platform.submit(namespace, "good", **TWO_PODS)
-    return platform.wait_finished(namespace, "good")
+    job = platform.wait_finished(namespace, "good")
+    assert is_true(job, "Complete"), platform.story(namespace, job)
+    yield job
+    platform.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 def test_it_completes_with_every_condition_said(done: Object) -> None:

@@ -72,6 +72,12 @@ class Failure(Document):
     message: Annotated[str, Field(max_length=2048, description="What happened.")]
     remedy: Annotated[str, Field(max_length=1024, description="What to do about it.")]
 
+    @property
+    def words(self) -> str:
+        """Both as sentences, for a condition."""
+        remedy = self.remedy[:1].upper() + self.remedy[1:]
+        return f"{self.message.rstrip('.')}. {remedy.rstrip('.')}."
+
 
 class StageOutcome(Document):
     """What a pod says of its stage when it ends. Exactly one of ``failure`` and the stage's result is set."""

@@ -135,7 +135,7 @@ def _invalid(seen: Observation, status: FineTuneJobStatus, error: ValidationErro
         remedy=REMEDIES[FailureClass.USER_ERROR],
     )
     generation = seen.manifest["metadata"].get("generation", 0)
-    phase = Phase(State.FAILED, Reason.SPEC_INVALID, f"{failure.message}. {failure.remedy}")
+    phase = Phase(State.FAILED, Reason.SPEC_INVALID, failure.words)
     changes = {
         "conditions": conditions(phase, status.conditions, generation, seen.now),
         "observed_generation": generation,
@@ -148,7 +148,7 @@ def _invalid(seen: Observation, status: FineTuneJobStatus, error: ValidationErro
 
 
 def _fail(turn: _Turn, reason: Reason, failure: Failure) -> Decision:
-    phase = Phase(State.FAILED, reason, f"{failure.message}. {failure.remedy}", prepared=reason is Reason.RUN_FAILED)
+    phase = Phase(State.FAILED, reason, failure.words, prepared=reason is Reason.RUN_FAILED)
     status = turn.status.model_copy(update={"failure": failure, "completion_time": turn.now})
     return turn.told(status).settle(phase)
 
@@ -218,7 +218,7 @@ def _secret_missing(turn: _Turn, pod: Pod) -> Decision:
     if left <= timedelta(0):
         decision = _fail(turn, Reason.SECRET_NOT_FOUND, failure)
         return replace(decision, delete_jobs=turn.seen.unfinished)
-    phase = Phase(State.PREPARING, Reason.SECRET_NOT_FOUND, f"{failure.message}. {failure.remedy}")
+    phase = Phase(State.PREPARING, Reason.SECRET_NOT_FOUND, failure.words)
     return turn.settle(phase, requeue_after=left + timedelta(seconds=1))
 
 
