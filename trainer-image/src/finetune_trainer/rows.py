@@ -131,8 +131,8 @@ class Problems:
         rest = self.total - len(self._shown)
         more = [f"and {rest} more"] if rest else []
         shown = [text for _, text in sorted(self._shown)]
-        verb = "row cannot" if self.total == 1 else "rows cannot"
-        raise DataError("\n".join([f"{self.total} of {rows} {verb} be used:", *shown, *more]), self._remedy())
+        noun = "row" if rows == 1 else "rows"
+        raise DataError("\n".join([f"{self.total} of {rows} {noun} cannot be used:", *shown, *more]), self._remedy())
 
     def _remedy(self) -> str:
         if self.too_long == self.total:
