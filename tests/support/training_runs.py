@@ -62,12 +62,13 @@ def make_spec(
 
 
 def random_split(rows: int, seed: int) -> SplitArrays:
-    """Rows of 4 to 30 random tokens, of which some six in ten carry loss; the last row has no loss at all."""
+    """Rows of 4 to 30 random tokens, of which some six in ten carry loss; the last of several has no loss at all."""
     random = np.random.default_rng(seed)
     lengths = random.integers(4, 30, rows)
     tokens = int(lengths.sum())
     mask = (random.random(tokens) < 0.6).astype(np.uint8)
-    mask[tokens - int(lengths[-1]) :] = 0
+    if rows > 1:
+        mask[tokens - int(lengths[-1]) :] = 0
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return SplitArrays(random.integers(0, VOCABULARY, tokens).astype(np.int32), mask, offsets)
 

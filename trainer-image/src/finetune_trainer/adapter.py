@@ -68,6 +68,13 @@ def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], base_name: 
     save_file({name: value.contiguous() for name, value in state.items()}, folder / "adapter_model.safetensors")
     config = model.peft_config["default"].to_dict()
     config |= {"base_model_name_or_path": base_name, "inference_mode": True}
-    # PEFT holds the resolved module names in a set, whose order differs between processes.
-    config["target_modules"] = sorted(config["target_modules"])
+    config["target_modules"] = _targets(model)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def _targets(model: PeftModel) -> list[str]:
+    """Names of the adapted modules, sorted: their last parts where these mean no other module, which servers prefer."""
+    adapted = set(model.base_model.targeted_module_names)
+    short = {name.rpartition(".")[2] for name in adapted}
+    meant = {name for name, _ in model.base_model.model.named_modules() if name.rpartition(".")[2] in short}
+    return sorted(short if meant == adapted else adapted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import re
 import ssl
 import threading
 import time
@@ -21,7 +22,7 @@ _INTERVAL_SECONDS = 1.0
 _TIMEOUT_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 2.0
 _LONGEST_MESSAGE = 256
-_LOOPBACK = ("127.", "localhost", "::1")
+_LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 
 Send = Callable[[bytes], None]
 
@@ -42,7 +43,7 @@ def endpoint_sender(endpoint: ProgressEndpoint, job: JobReference) -> Send:
         if url.scheme == "https":
             context = ssl.create_default_context(cadata=endpoint.certificate_authority)
             return http.client.HTTPSConnection(url.netloc, timeout=_TIMEOUT_SECONDS, context=context)
-        if not (url.hostname or "").startswith(_LOOPBACK):
+        if not _LOOPBACK.fullmatch(url.hostname or ""):
             raise OSError(f"refused to send the token to {url.netloc} without TLS")
         return http.client.HTTPConnection(url.netloc, timeout=_TIMEOUT_SECONDS)
 

@@ -69,7 +69,7 @@ class Training:
         """Trains, evaluates and exports.
 
         Raises:
-            Diverged: a loss is NaN or infinite.
+            Diverged: a loss or gradient is NaN or infinite.
             UserError: the model or the adapter's targets cannot be used.
         """
         self._reporter.report(Stage.TRAIN, "loading the model")
@@ -128,13 +128,15 @@ class Training:
             engine.end_micro_batch(learning_rate)
         loss = engine.sum_over_ranks(nll)[0] / max(1, loss_tokens)
         self._check(loss, f"the training loss of step {step + 1}")
+        grad_norm = engine.grad_norm()
+        self._check(grad_norm, f"the gradient norm of step {step + 1}")
         return StepMetrics(
             step=step + 1,
             total_steps=total,
             epoch=order.epochs_done(step + 1),
             loss=loss,
             learning_rate=learning_rate,
-            grad_norm=engine.grad_norm(),
+            grad_norm=grad_norm,
             tokens=tokens,
             seconds=time.perf_counter() - started,
         )
@@ -159,9 +161,9 @@ class Training:
             metrics.write(self._evaluations[-1])
             print(f"held-out loss {loss:.4f} after step {step}", flush=True)
 
-    def _check(self, loss: float, name: str) -> None:
-        if not math.isfinite(loss):
-            raise Diverged(f"{name} is {loss}", _REMEDY_DIVERGED)
+    def _check(self, value: float, name: str) -> None:
+        if not math.isfinite(value):
+            raise Diverged(f"{name} is {value}", _REMEDY_DIVERGED)
 
     def _evaluation(self) -> EvaluationResult | None:
         if not self._evaluations:

@@ -1,0 +1,104 @@
+"""Which rows a step sees, and what becomes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from finetune_trainer.batches import IGNORE_INDEX, BatchOrder, collate, count_tokens, epoch_order, held_out_batches
+
+
+class FewRows:
+    """Three rows; the second carries loss from its first token on, the third is one token long."""
+
+    _rows = (
+        ([5, 6, 7, 8], [0, 0, 1, 1]),
+        ([9, 10], [1, 1]),
+        ([11], [1]),
+    )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        ids, mask = self._rows[index]
+        return np.array(ids, dtype=np.int32), np.array(mask, dtype=np.uint8)
+
+
+def test_the_order_is_part_of_what_a_run_id_stands_for() -> None:
+    # A change of these numbers needs another RECIPE_VERSION in finetune_api.runid.
+    assert epoch_order(8, 42, 0).tolist() == [4, 3, 5, 0, 7, 6, 1, 2]
+    assert epoch_order(8, 42, 1).tolist() == [0, 1, 5, 7, 3, 4, 2, 6]
+    assert epoch_order(8, 43, 0).tolist() == [2, 5, 7, 4, 1, 3, 0, 6]
+
+
+@given(rows=st.integers(1, 300), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 1000))
+def test_an_epoch_is_a_permutation(rows: int, seed: int, epoch: int) -> None:
+    assert sorted(epoch_order(rows, seed, epoch).tolist()) == list(range(rows))
+
+
+def test_an_epoch_is_well_mixed() -> None:
+    order = epoch_order(10_000, 1, 0)
+    assert abs(np.corrcoef(order, np.arange(10_000))[0, 1]) < 0.05
+
+
+@given(
+    rows=st.integers(1, 40),
+    world=st.integers(1, 4),
+    micro=st.integers(1, 3),
+    accumulation=st.integers(1, 3),
+    step=st.integers(0, 20),
+)
+def test_every_world_shares_the_same_global_batch(
+    rows: int, world: int, micro: int, accumulation: int, step: int
+) -> None:
+    size = world * micro * accumulation
+    alone = BatchOrder(rows, 7, size, size, 0, 1).micro_batches(step).ravel().tolist()
+    shared = [BatchOrder(rows, 7, size, micro, rank, world).micro_batches(step) for rank in range(world)]
+    assert all(part.shape == (accumulation, micro) for part in shared)
+    assert sorted(np.concatenate(shared).ravel().tolist()) == sorted(alone)
+
+
+def test_epochs_follow_each_other_without_a_gap() -> None:
+    order = BatchOrder(rows=5, seed=3, global_batch_size=4, micro_batch_size=4, rank=0, world_size=1)
+    stream = [row for step in range(5) for row in order.global_batch(step).tolist()]
+    expected = [row for epoch in range(4) for row in epoch_order(5, 3, epoch).tolist()]
+    assert stream == expected
+    assert order.epochs_done(5) == 4.0
+
+
+def test_a_batch_larger_than_the_data_takes_whole_epochs() -> None:
+    order = BatchOrder(rows=2, seed=3, global_batch_size=6, micro_batch_size=6, rank=0, world_size=1)
+    assert np.bincount(order.global_batch(0)).tolist() == [3, 3]
+
+
+def test_collate_pads_to_the_longest_row_and_shifts_labels() -> None:
+    batch = collate(FewRows(), [0, 1, 2])
+    none = IGNORE_INDEX
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [9, 10, 0, 0], [11, 0, 0, 0]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]
+    assert batch.labels.tolist() == [[none, 7, 8, none], [10, none, none, none], [none, none, none, none]]
+    assert batch.input_ids.dtype == batch.labels.dtype == torch.int64
+
+
+def test_tokens_with_loss_leave_out_the_first_of_each_row() -> None:
+    assert count_tokens(FewRows(), [0, 1, 2]) == (7, 3)
+    assert count_tokens(FewRows(), [2]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "micro", "world", "expected"),
+    [
+        (5, 2, 1, [[[0, 1], [2, 3], [4]]]),
+        (5, 2, 2, [[[0, 1], [4]], [[2, 3], []]]),
+        (1, 1, 3, [[[0]], [[]], [[]]]),
+        (0, 1, 2, [[], []]),
+    ],
+)
+def test_all_ranks_take_part_in_every_round(rows: int, micro: int, world: int, expected: list[list[list[int]]]) -> None:
+    found = [[list(part) for part in held_out_batches(rows, micro, rank, world)] for rank in range(world)]
+    assert found == expected

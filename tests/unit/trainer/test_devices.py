@@ -1,0 +1,57 @@
+"""The device of a pod, and the environment of its processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.plan import Device, World
+from finetune_trainer.devices import choose_device, process_environment
+from finetune_trainer.errors import DeviceMissing
+
+
+def world(device: Device, processes: int = 2) -> World:
+    return World(
+        nodes=1,
+        processes_per_node=processes,
+        threads_per_process=3,
+        device=device,
+        master_address="127.0.0.1",
+        master_port=29500,
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "visible", "expected"),
+    [
+        (Device.CPU, {}, 0, Device.CPU),
+        (Device.CPU, {}, 8, Device.CPU),
+        (Device.CUDA, {}, 2, Device.CUDA),
+        (Device.CUDA, {"FINETUNE_SIMULATED_GPUS": "1"}, 0, Device.CPU),
+    ],
+)
+def test_device(asked: Device, environment: dict[str, str], visible: int, expected: Device) -> None:
+    assert choose_device(world(asked), environment, visible) is expected
+
+
+@pytest.mark.parametrize("visible", [0, 1])
+def test_missing_gpus_are_a_failure_of_their_own(visible: int) -> None:
+    with pytest.raises(DeviceMissing, match=f"asked for 2 GPUs and sees {visible}") as missing:
+        choose_device(world(Device.CUDA), {}, visible)
+    assert "spec.resources.gpusPerNode" in missing.value.remedy
+
+
+def test_environment_on_cpu_keeps_deepspeed_off_the_gpus() -> None:
+    assert process_environment(Device.CPU, 3) == {
+        "OMP_NUM_THREADS": "3",
+        "MKL_NUM_THREADS": "3",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def test_environment_on_gpus_makes_cublas_deterministic() -> None:
+    environment = process_environment(Device.CUDA, 1)
+    assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert "DS_ACCELERATOR" not in environment

@@ -1,0 +1,48 @@
+"""Effective values with their origin, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_trainer.errors import UserError
+from finetune_trainer.hyperparameters import effective_values, refuse_unsupported
+from support.training_runs import make_spec
+
+
+def test_origin_is_manifest_or_default() -> None:
+    spec = make_spec(stage=3).model_validate(
+        {
+            "model": {"source": "hf://org/name"},
+            "dataset": {"train": [{"source": "s3://bucket/rows.jsonl"}]},
+            "hyperparameters": {"learningRate": "1e-3"},
+            "output": {"destination": "s3://bucket/out"},
+        }
+    )
+    origins = {path: (value, origin) for path, value, origin in effective_values(spec)}
+    assert origins["spec.hyperparameters.learningRate"] == ("1e-3", "manifest")
+    assert origins["spec.hyperparameters.globalBatchSize"] == (8, "default")
+    assert origins["spec.method.lora.rank"] == (16, "default")
+    assert origins["spec.deepspeed.zeroStage"] == (2, "default")
+    assert "spec.hyperparameters.maxSteps" not in origins
+
+
+def test_full_tuning_has_no_lora_options() -> None:
+    assert not [path for path, *_ in effective_values(make_spec(tuning="full")) if "lora" in path]
+
+
+def test_bf16_without_zero_is_refused() -> None:
+    with pytest.raises(UserError, match="bf16 with ZeRO stage 0 gives wrong losses") as refusal:
+        refuse_unsupported(make_spec(precision="bf16", stage=0))
+    assert "spec.deepspeed.zeroStage" in refusal.value.remedy
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(UserError, match="globalBatchSize 8 is no multiple of 6"):
+        refuse_unsupported(make_spec(processes=3, micro_batch_size=2))
+
+
+@pytest.mark.parametrize(("precision", "stage"), [("fp32", 0), ("bf16", 1), ("bf16", 3)])
+def test_the_rest_is_accepted(precision: str, stage: int) -> None:
+    spec = make_spec(precision=precision, stage=stage, processes=2)
+    refuse_unsupported(spec)
+    assert spec.deepspeed.zero_stage == stage
