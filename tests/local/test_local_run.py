@@ -1,0 +1,90 @@
+"""`finetune run --local` from manifest to verified adapter, for real."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from peft import PeftConfig
+from safetensors.numpy import load_file
+
+from support.local_store import Ended, Store, new_store
+
+
+@pytest.fixture(scope="module")
+def trained(store: Store) -> Ended:
+    """One run of two nodes, whose store and result the tests of this module look at."""
+    result = store.run(store.manifest(), "--status-file", str(store.root / "status.yaml"))
+    assert result.code == 0, result.stderr
+    return result
+
+
+def artifact_folder(store: Store, result: Ended) -> Path:
+    return store.root / result.status["artifact"]["uri"].removeprefix("s3://")
+
+
+def test_the_job_is_complete(trained: Ended) -> None:
+    status = trained.status
+
+    assert (status["state"], trained.condition("Complete")["reason"]) == ("Complete", "Published")
+    assert [stage["name"] for stage in status["stages"]] == ["prepare", "train", "evaluate", "publish"]
+    assert all(stage["started"] <= stage["finished"] for stage in status["stages"])
+    assert (status["plan"]["worldSize"], status["plan"]["totalSteps"]) == (2, 6)
+    assert status["plan"]["train"]["rows"] + status["plan"]["validation"]["rows"] == 40
+
+
+def test_progress_came_from_the_training_processes(trained: Ended) -> None:
+    progress = trained.status["progress"]
+
+    assert (progress["step"], progress["totalSteps"], progress["percent"]) == (6, 6, 100)
+    assert "Training" in trained.stderr
+
+
+def test_the_held_out_loss_falls(trained: Ended) -> None:
+    evaluation = trained.status["evaluation"]
+
+    assert float(evaluation["lossAfter"]) < float(evaluation["lossBefore"])
+
+
+def test_the_status_file_holds_what_was_printed(store: Store, trained: Ended) -> None:
+    assert (store.root / "status.yaml").read_text() == trained.stdout
+
+
+def test_the_adapter_is_published_under_the_run_id_and_loads(store: Store, trained: Ended) -> None:
+    folder = artifact_folder(store, trained)
+
+    assert folder == store.bucket / "artifacts" / "default" / "tiny" / trained.status["runID"]
+    assert PeftConfig.from_pretrained(str(folder)).base_model_name_or_path == "example/tiny"
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert any(abs(tensor).max() > 0 for name, tensor in weights.items() if "lora_B" in name)
+
+
+def test_the_manifest_digest_is_that_of_the_published_manifest(store: Store, trained: Ended) -> None:
+    text = (artifact_folder(store, trained) / "manifest.json").read_bytes()
+
+    assert trained.status["artifact"]["manifestDigest"] == f"sha256:{hashlib.sha256(text).hexdigest()}"
+    assert json.loads(text)
+
+
+def test_running_it_again_adopts_the_artifact(store: Store, trained: Ended) -> None:
+    again = store.run(store.manifest())
+
+    assert again.code == 0
+    assert again.condition("Complete")["reason"] == "Adopted"
+    assert again.status["attempts"] == []
+    assert again.status["artifact"] == trained.status["artifact"]
+    assert again.status["evaluation"] == trained.status["evaluation"]
+
+
+def test_another_store_gets_the_same_run_id_and_the_same_content(trained: Ended, tmp_path: Path) -> None:
+    other = new_store(tmp_path)
+
+    result = other.run(other.manifest(), "--namespace", "team-a")
+
+    assert result.code == 0, result.stderr
+    assert result.status["runID"] == trained.status["runID"]
+    assert result.status["artifact"]["contentDigest"] == trained.status["artifact"]["contentDigest"]
+    assert result.status["artifact"]["uri"].startswith("s3://finetune/artifacts/team-a/tiny/r-")
+    assert result.resource["metadata"]["namespace"] == "team-a"
