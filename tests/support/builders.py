@@ -218,7 +218,7 @@ def published_outcome() -> StageOutcome:
     return StageOutcome(stage=Stage.PUBLISH, artifact=artifact(), evaluation=evaluation())
 
 
-def progress(step: int = 1, total: int = 5, **changes: Any) -> Progress:
+def progress(step: int = 1, total: int = 100, **changes: Any) -> Progress:
     values = {"step": step, "total_steps": total, "percent": 100 * step // total, "epoch": "0.2", "updated": at(step)}
     return Progress.model_validate(values | changes)
 

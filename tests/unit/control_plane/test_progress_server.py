@@ -1,0 +1,205 @@
+"""The endpoint that pods report to: who may report what, and what each refusal is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from finetune_api.outcomes import Stage
+from finetune_api.reports import MAX_REPORT_BYTES, audience, report_path
+from finetune_operator.errors import KubeError
+from finetune_operator.progress import ProgressWriter, Reports
+from finetune_operator.progress_server import ProgressServer, TokenReviews
+from support.builders import NAME, NAMESPACE, UID, progress, report, stored
+from support.fake_kube import FakeKube, put_job
+
+PATH = report_path(NAMESPACE, NAME)
+A_TOKEN, B_TOKEN = "token-of-job-a", "token-of-job-b"
+BEARER = {"Authorization": f"Bearer {A_TOKEN}"}
+
+
+class _Bench:
+    """A server on loopback, with the API server behind it in memory."""
+
+    def __init__(self) -> None:
+        self.kube = FakeKube()
+        put_job(self.kube, stored())
+        self.kube.tokens = {
+            (A_TOKEN, audience(NAMESPACE, NAME, UID)),
+            (B_TOKEN, audience(NAMESPACE, "job-b", "uid-b")),
+        }
+        self.reports = Reports()
+        self.writer = ProgressWriter(self.kube, self.reports)
+        self.changed: list[tuple[str, str]] = []
+        self.time = 0.0
+        reviews = TokenReviews(self.kube, lambda: self.time)
+        server = ProgressServer(reviews, self.reports, self.writer, lambda *key: self.changed.append(key))
+        self.client = TestClient(TestServer(server.application()))
+
+    async def post(
+        self, body: str | bytes | None = None, headers: dict[str, str] | None = None, path: str = PATH
+    ) -> tuple[int, str]:
+        data = report().to_json() if body is None else body
+        async with self.client.post(path, data=data, headers=BEARER if headers is None else headers) as answer:
+            return answer.status, await answer.text()
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[_Bench]:
+    made = _Bench()
+    async with made.client:
+        yield made
+    await made.writer.close()
+
+
+async def test_report_is_accepted_and_written(bench: _Bench) -> None:
+    assert await bench.post() == (204, "")
+    newest = bench.reports.newest(NAMESPACE, NAME)
+    assert newest == report()
+    assert bench.kube.job()["status"]["progress"] == progress(1).to_wire()
+
+
+async def test_new_stage_calls_for_a_look_at_the_job(bench: _Bench) -> None:
+    for sequence, stage in enumerate([Stage.TRAIN, Stage.TRAIN, Stage.PUBLISH]):
+        assert (await bench.post(report(1, sequence, stage).to_json()))[0] == 204
+    assert bench.changed == [(NAMESPACE, NAME)] * 2
+
+
+async def test_late_report_is_accepted_and_ignored(bench: _Bench) -> None:
+    await bench.post(report(1, 5).to_json())
+    assert (await bench.post(report(1, 4, step=9).to_json()))[0] == 204
+    newest = bench.reports.newest(NAMESPACE, NAME)
+    assert newest
+    assert newest.sequence == 5
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer "},
+        {"Authorization": f"Basic {A_TOKEN}"},
+        {"Authorization": A_TOKEN},
+    ],
+    ids=["none", "empty", "no token", "another scheme", "no scheme"],
+)
+async def test_without_a_bearer_token_401(bench: _Bench, headers: dict[str, str]) -> None:
+    status, text = await bench.post(headers=headers)
+    assert (status, text) == (401, '{"error": "a bearer token is needed"}')
+    assert bench.kube.reviews == 0
+
+
+async def _refused(bench: _Bench, **changes: str) -> None:
+    status, text = await bench.post(
+        report(uid=changes.get("uid", UID)).to_json(),
+        {"Authorization": f"Bearer {changes.get('token', A_TOKEN)}"},
+        report_path(changes.get("namespace", NAMESPACE), changes.get("name", NAME)),
+    )
+    assert (status, text) == (403, '{"error": "the token is not for this job"}')
+    assert bench.reports.newest(NAMESPACE, NAME) is None
+    assert bench.kube.writes == []
+
+
+async def test_invented_token_403(bench: _Bench) -> None:
+    await _refused(bench, token="invented")
+
+
+async def test_token_of_job_a_for_job_b_403(bench: _Bench) -> None:
+    await _refused(bench, name="job-b", uid="uid-b")
+
+
+async def test_token_of_job_a_for_job_b_under_the_uid_of_a_403(bench: _Bench) -> None:
+    await _refused(bench, name="job-b")
+
+
+async def test_token_of_job_b_for_job_a_403(bench: _Bench) -> None:
+    await _refused(bench, token=B_TOKEN)
+
+
+async def test_token_for_the_same_name_in_another_namespace_403(bench: _Bench) -> None:
+    await _refused(bench, namespace="team-b")
+
+
+async def test_token_of_an_older_job_of_the_name_403(bench: _Bench) -> None:
+    await _refused(bench, uid="newer")
+
+
+@pytest.mark.parametrize("body", ["", "no JSON", "[]", "{}", '{"uid": "u"}', '{"stage": "coffee"}'])
+async def test_what_is_no_report_400(bench: _Bench, body: str) -> None:
+    status, text = await bench.post(body)
+    assert status == 400
+    assert '"error"' in text
+    assert bench.kube.reviews == 0
+
+
+async def test_unknown_field_400(bench: _Bench) -> None:
+    status, text = await bench.post(report().to_json().replace('"attempt"', '"atempt"'))
+    assert status == 400
+    assert text in ('{"error": "Field required"}', '{"error": "Extra inputs are not permitted"}')
+
+
+async def test_answer_does_not_repeat_what_was_sent(bench: _Bench) -> None:
+    _, text = await bench.post('{"uid": "<script>secret</script>"}')
+    assert "secret" not in text
+
+
+async def test_body_over_64_kib_413(bench: _Bench) -> None:
+    status, _ = await bench.post(b" " * (MAX_REPORT_BYTES + 1))
+    assert status == 413
+    assert bench.kube.reviews == 0
+
+
+async def test_body_just_under_64_kib_is_read(bench: _Bench) -> None:
+    sent = report().to_json()
+    assert (await bench.post(sent + " " * (MAX_REPORT_BYTES - 1 - len(sent))))[0] == 204
+
+
+async def test_tokens_that_cannot_be_checked_503(bench: _Bench) -> None:
+    bench.kube.refuse = [KubeError(0, "Unreachable", "no route to 10.0.0.1")]
+    status, text = await bench.post()
+    assert (status, text) == (503, '{"error": "tokens cannot be checked now, try again"}')
+    assert (await bench.post())[0] == 204
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", PATH, 405), ("POST", "/v1/else", 404)])
+async def test_other_requests(bench: _Bench, method: str, path: str, status: int) -> None:
+    async with bench.client.request(method, path) as answer:
+        assert answer.status == status
+
+
+async def test_health(bench: _Bench) -> None:
+    async with bench.client.get("/healthz") as answer:
+        assert (answer.status, await answer.text()) == (200, "ok")
+
+
+async def test_token_is_reviewed_once_a_minute(bench: _Bench) -> None:
+    for sequence, (moment, reviews) in enumerate([(0, 1), (1, 1), (59.9, 1), (60, 2), (61, 2)]):
+        bench.time = moment
+        assert (await bench.post(report(1, sequence).to_json()))[0] == 204
+        assert bench.kube.reviews == reviews
+
+
+async def test_remembered_token_counts_for_its_own_job_only(bench: _Bench) -> None:
+    assert (await bench.post())[0] == 204
+    assert (await bench.post(report(uid="uid-b").to_json(), path=report_path(NAMESPACE, "job-b")))[0] == 403
+
+
+async def test_refusals_are_not_remembered(bench: _Bench) -> None:
+    """A token whose pod was only just created may be unknown to one API server for a moment."""
+    bench.kube.tokens.clear()
+    assert (await bench.post())[0] == 403
+    bench.kube.tokens.add((A_TOKEN, audience(NAMESPACE, NAME, UID)))
+    assert (await bench.post())[0] == 204
+
+
+async def test_memory_of_tokens_is_bounded() -> None:
+    kube = FakeKube()
+    kube.tokens = {(f"token-{number}", "audience") for number in range(5000)}
+    reviews = TokenReviews(kube, lambda: 0.0)
+    for number in range(5000):
+        assert await reviews.valid(f"token-{number}", "audience")
+    assert len(vars(reviews)["_valid_until"]) == 4096
+    assert not any(b"token" in key[0] for key in vars(reviews)["_valid_until"]), "only digests are kept"
