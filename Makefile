@@ -21,6 +21,7 @@ demo: env ## Fine-tune SmolLM2-135M with kubectl on a sandbox cluster of this ma
 	@python -m scripts.demo
 
 test: lint verify ## Run all checks and tests (KUBECONFIG set: cluster tests run there)
+	@python -m finetune_sandbox build
 	@python -m pytest $(PYTEST_FLAGS)
 
 lint: env ## ruff, mypy and the import contracts

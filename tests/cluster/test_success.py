@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from support.platform import Object, Platform, condition, is_true
 
@@ -152,3 +155,44 @@ def test_gpus_of_the_sandbox_are_numbers(platform: Platform, namespace: str) -> 
     (pod,) = platform.children("pods", namespace, "gpu", "train")
     assert pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert condition(job, "Complete")["reason"] == "Published"
+
+
+def test_the_same_manifest_without_a_cluster_gives_the_same_artifact(
+    platform: Platform, done: Object, tmp_path: Path
+) -> None:
+    bucket = tmp_path / "store" / platform.bucket
+    platform.download(platform.uri("models"), bucket / platform.folder / "models")
+    platform.download(platform.uri("data"), bucket / platform.folder / "data")
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(platform.manifest(done["metadata"]["namespace"], "good", **TWO_PODS)))
+    status_file = tmp_path / "status.yaml"
+    result = subprocess.run(
+        [sys.executable, "-m", "finetune_cli", "run", "--local", str(file), "--store", f"file://{tmp_path / 'store'}",
+         "--status-file", str(status_file)],
+        env={"PATH": _path_without_a_cluster(), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    local = yaml.safe_load(status_file.read_text())["status"]
+    assert local["runID"] == done["status"]["runID"]
+    assert local["plan"] == done["status"]["plan"]
+    assert local["evaluation"] == done["status"]["evaluation"]
+    same = ("uri", "kind", "contentDigest", "files")
+    assert [local["artifact"][key] for key in same] == [done["status"]["artifact"][key] for key in same]
+    assert _content(json.loads((bucket / _key(local, "manifest.json")).read_text())) == _content(
+        json.loads(platform.read(f"{done['status']['artifact']['uri']}/manifest.json"))
+    )
+
+
+def _path_without_a_cluster() -> str:
+    """The environment's tools and the system's, without Go."""
+    return f"{Path(sys.executable).parent}:/usr/bin:/bin"
+
+
+def _key(status: Object, name: str) -> str:
+    return f"{status['artifact']['uri'].removeprefix('s3://').partition('/')[2]}/{name}"
+
+
+def _content(manifest: Object) -> dict[str, str]:
+    return {file["name"]: file["sha256"] for file in manifest["files"] if file["role"] == "content"}
