@@ -15,7 +15,6 @@ from finetune_api.uris import S3Location
 from finetune_trainer.storage import open_store
 from finetune_trainer.stores import ObjectStore, StoreFields
 
-BUCKET = "bucket"
 FIELDS = StoreFields("spec.output.destination", "spec.output.s3")
 WORLD = World(
     nodes=1,
@@ -45,6 +44,7 @@ class Place:
     """A store with a bucket, and a folder for a pod's workspace."""
 
     endpoint: str
+    bucket: str
     workspace: Path
     credentials: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,52 +61,50 @@ class Place:
         return open_store(StoreAccess(endpoint_url=self.endpoint), self.environment, FIELDS)
 
     def put(self, key: str, content: bytes) -> None:
-        self.store.put(S3Location(BUCKET, key), content)
+        self.store.put(S3Location(self.bucket, key), content)
 
     def put_folder(self, folder: Path, key: str) -> None:
         """Uploads the files of a folder, such as a model."""
         for path in sorted(folder.iterdir()):
-            self.store.upload(path, S3Location(BUCKET, key).child(path.name))
+            self.store.upload(path, S3Location(self.bucket, key).child(path.name))
 
     def keys(self, prefix: str = "") -> list[str]:
-        return [found.location.key for found in self.store.objects(S3Location(BUCKET, prefix))]
+        return [found.location.key for found in self.store.objects(S3Location(self.bucket, prefix))]
 
-    def plan(self, *, claims: Mapping[str, str] | None = None, **changes: Any) -> RunPlan:
-        """A plan whose spec is the smallest one with ``changes`` as its fields."""
-        return make_plan(self.endpoint, claims=claims, **changes)
+    def plan(
+        self,
+        *,
+        prepared: Prepared | None = None,
+        name: str = "haiku",
+        claims: Mapping[str, str] | None = None,
+        hub_cache: str | None = None,
+        hub_token_variable: str | None = None,
+        **fields: Any,
+    ) -> RunPlan:
+        """A plan of the smallest spec on this store, with other values for whole fields of the spec."""
+        spec = self.spec(**fields)
+        return RunPlan(
+            job=JobReference(namespace="team-a", name=name, uid="1234"),
+            attempt=1 if prepared else 0,
+            spec=spec,
+            world=WORLD,
+            stores={use: StoreAccess(endpoint_url=self.endpoint) for use in store_uses(spec)},
+            claims=dict(claims or {}),
+            prepared=prepared,
+            hub_cache=hub_cache,
+            hub_token_variable=hub_token_variable,
+        )
 
+    def spec(self, **fields: Any) -> FineTuneJobSpec:
+        """The smallest spec, with other values for whole fields."""
+        base = {
+            "model": {"source": f"s3://{self.bucket}/model", "name": "example/tiny"},
+            "dataset": self.dataset(),
+            "hyperparameters": {"maxSequenceLength": 256},
+            "output": {"destination": f"s3://{self.bucket}/results"},
+        }
+        return FineTuneJobSpec.model_validate(base | fields)
 
-def make_spec(**changes: Any) -> FineTuneJobSpec:
-    """The smallest spec, with other values for whole top-level fields."""
-    base = {
-        "model": {"source": f"s3://{BUCKET}/model", "name": "example/tiny"},
-        "dataset": {"train": [{"source": f"s3://{BUCKET}/data/train.jsonl"}]},
-        "hyperparameters": {"maxSequenceLength": 256},
-        "output": {"destination": f"s3://{BUCKET}/results"},
-    }
-    return FineTuneJobSpec.model_validate(base | changes)
-
-
-def make_plan(
-    endpoint: str,
-    *,
-    claims: Mapping[str, str] | None = None,
-    prepared: Prepared | None = None,
-    name: str = "haiku",
-    hub_cache: str | None = None,
-    hub_token_variable: str | None = None,
-    **changes: Any,
-) -> RunPlan:
-    """A plan in which every store is at one endpoint."""
-    spec = make_spec(**changes)
-    return RunPlan(
-        job=JobReference(namespace="team-a", name=name, uid="1234"),
-        attempt=1 if prepared else 0,
-        spec=spec,
-        world=WORLD,
-        stores={use: StoreAccess(endpoint_url=endpoint) for use in store_uses(spec)},
-        claims=dict(claims or {}),
-        prepared=prepared,
-        hub_cache=hub_cache,
-        hub_token_variable=hub_token_variable,
-    )
+    def dataset(self, **fields: Any) -> dict[str, Any]:
+        """A dataset of one file, with other fields."""
+        return {"train": [{"source": f"s3://{self.bucket}/data/train.jsonl"}], **fields}

@@ -99,8 +99,9 @@ def _files_of(plan: RunPlan, environment: Mapping[str, str], source: DataSource,
     if isinstance(location, S3Location):
         store, memory = store_of(plan, use, environment), DigestMemory(plan, environment)
         exact = store.stat(location)
-        below = (found for found in store.objects(location) if found.location.key.endswith(_SUFFIX))
-        for stored in [exact] if exact else below:
+        below = [] if exact else [found for found in store.objects(location) if found.location.key.endswith(_SUFFIX)]
+        # Stores list in orders of their own: by bytes here, so that the same files give the same run everywhere.
+        for stored in [exact] if exact else sorted(below, key=lambda found: found.location.key.encode()):
             yield StoredFile(store, stored, plan.stores[use].endpoint_url, memory)
     elif isinstance(location, ClaimLocation):
         root = Path(plan.claims[location.claim]) / location.path

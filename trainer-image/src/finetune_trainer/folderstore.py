@@ -34,10 +34,9 @@ class FolderStore:
     def objects(self, prefix: S3Location) -> Iterator[StoredObject]:
         folder = self._path(prefix)
         with self._words(prefix):
-            names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-            for name in sorted(names, key=str.encode):
-                if not name.rpartition("/")[2].startswith(_PARTIAL):
-                    yield _described(prefix.child(name), folder / name)
+            for path in [path for path in folder.rglob("*") if path.is_file()]:
+                if not path.name.startswith(_PARTIAL):
+                    yield _described(prefix.child(path.relative_to(folder).as_posix()), path)
 
     def chunks(self, location: S3Location) -> Iterator[bytes]:
         with self._words(location), self._path(location).open("rb") as file:

@@ -33,7 +33,7 @@ class ObjectStore(Protocol):
         """The object at exactly this key, or None."""
 
     def objects(self, prefix: S3Location) -> Iterator[StoredObject]:
-        """Objects below ``prefix/`` at any depth, in the byte order of their keys."""
+        """Objects below ``prefix/`` at any depth, in an order that differs between stores."""
 
     def chunks(self, location: S3Location) -> Iterator[bytes]:
         """Content in pieces of bounded size; StorageError when there is no such object."""
