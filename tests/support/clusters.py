@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
 if TYPE_CHECKING:
     from finetune_sandbox import Sandbox
@@ -49,11 +48,11 @@ class Cluster:
     def apply(self, manifest: dict[str, Any], *arguments: str) -> dict[str, Any]:
         """The object as stored after a server-side apply (or as it would be, with ``--dry-run=server``)."""
         flags = ("apply", "--server-side", "-o", "json", *arguments, "-f", "-")
-        return dict(json.loads(self.kubectl(*flags, stdin=yaml.safe_dump(manifest))))
+        return dict(json.loads(self.kubectl(*flags, stdin=json.dumps(manifest))))
 
     def refusal(self, manifest: dict[str, Any] | str, *arguments: str) -> str:
         """What the API server says to a manifest that it must refuse."""
-        text = manifest if isinstance(manifest, str) else yaml.safe_dump(manifest)
+        text = manifest if isinstance(manifest, str) else json.dumps(manifest)
         result = self.run("apply", "--server-side", *arguments, "-f", "-", stdin=text)
         assert result.returncode != 0, f"accepted: {result.stdout}"
         return result.stderr
