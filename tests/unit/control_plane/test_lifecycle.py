@@ -156,11 +156,14 @@ class Lives(RuleBasedStateMachine):
     world: World
     writes_at_the_end: int | None
 
-    @initialize(nodes=st.integers(1, 3), limit=st.integers(0, 3))
-    def begin(self, nodes: int, limit: int) -> None:
+    @initialize(nodes=st.integers(1, 3), limit=st.integers(0, 3), rounds=st.integers(0, 2))
+    def begin(self, nodes: int, limit: int, rounds: int) -> None:
+        """From the beginning, with the prepare pods running, or with the training pods running."""
         self.world = World(nodes, limit)
         self.writes_at_the_end = None
         self.most = limit
+        for _ in range(rounds):
+            self.everybody_works(Stage.PREPARE)
 
     # Who does their work.
 
@@ -296,5 +299,5 @@ class Lives(RuleBasedStateMachine):
         self.finished_never_restarts()
 
 
-Lives.TestCase.settings = settings(max_examples=80, stateful_step_count=40)
+Lives.TestCase.settings = settings(max_examples=100, stateful_step_count=60)
 TestLives = Lives.TestCase
