@@ -33,6 +33,7 @@ _FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeEr
 
 Span = tuple[int, int]
 _QUESTION: tuple[Message, ...] = ({"role": "user", "content": "a question"},)
+_ANSWER: Message = {"role": "assistant", "content": _SENTINEL}
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,11 @@ class ChatTemplate:
             raise _unusable(f"is not valid: {error}", "correct it") from error
         self._marked = bool(_MARK.search(source))
         self._variables = dict(variables)
-        self._ends = self._turn_ends({*special_tokens, *stop_tokens}) | set(stop_tokens)
-        self._prompts = self._has_generation_prompt()
+        self._special = frozenset({*special_tokens, *stop_tokens})
+        self._ends = self._turn_ends() | set(stop_tokens)
+        self._prompts = self._render(_QUESTION, prompt=True) != self._render(_QUESTION)
+        self._lead = ""
+        self._lead = self._usual_lead()
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """A conversation as text with the ranges that carry loss.
@@ -169,16 +173,26 @@ class ChatTemplate:
         if changed.count(_SENTINEL) != 1:
             raise BadRow(f"the chat template does not show where the assistant's turn messages[{index}] is")
         start, end = _difference(text, changed)
-        return min(start, self._prompt_length(messages[:index], text) or start), end
+        return self._take_over(messages[:index], text, start), end
+
+    def _take_over(self, before: Sequence[Message], text: str, content: int) -> int:
+        """Where the model begins to write, in characters, given where the content of its turn begins."""
+        prompt = self._prompt_length(before, text[:content])
+        if prompt is None:
+            # A conversation that changes as it goes on; what leads to the content is then the same as in a short one.
+            return content - len(self._lead) if text[:content].endswith(self._lead) else content
+        # A template without generation prompt writes the turn's head only when there is a turn.
+        is_headed = not self._prompts and any(token in text[prompt:content] for token in self._special)
+        return content if is_headed else prompt
 
     def _prompt_length(self, before: Sequence[Message], text: str) -> int | None:
-        """Characters up to where the model takes over, or None when the template does not tell."""
-        if not self._prompts or not before:
+        """Characters of the generation prompt, or None when the text does not begin with it."""
+        if not before:
             return None
         try:
             prompt, _ = self._render(before, prompt=True)
         except BadRow:
-            # Some templates refuse conversations that end in certain roles; the content then marks the start.
+            # Some templates refuse conversations that end in certain roles.
             return None
         return len(prompt) if text.startswith(prompt) else None
 
@@ -190,14 +204,14 @@ class ChatTemplate:
         ends = [stop for stop in self._ends if rest.startswith(stop)]
         return start, len(text) - len(rest) + max(map(len, ends)) if ends else end
 
-    def _turn_ends(self, special_tokens: Collection[str]) -> set[str]:
+    def _turn_ends(self) -> set[str]:
         """The special token that the template writes after an assistant's last turn."""
         try:
-            text, _ = self._render([*_QUESTION, {"role": "assistant", "content": _SENTINEL}])
+            text, _ = self._render([*_QUESTION, _ANSWER])
         except BadRow as error:
             raise _unusable(f"cannot render a question with its answer: {error.message}", "correct it") from error
         tail = text.partition(_SENTINEL)[2].lstrip()
-        ends = {token for token in special_tokens if tail.startswith(token)}
+        ends = {token for token in self._special if tail.startswith(token)}
         if not ends:
             raise _unusable(
                 "does not end the assistant's turn with a special token, so that the model would never learn to stop",
@@ -205,8 +219,11 @@ class ChatTemplate:
             )
         return ends
 
-    def _has_generation_prompt(self) -> bool:
-        return self._render(_QUESTION, prompt=True) != self._render(_QUESTION)
+    def _usual_lead(self) -> str:
+        """What the model writes before the content of its turn, in a question with its answer: mostly nothing."""
+        text, _ = self._render([*_QUESTION, _ANSWER])
+        content = text.index(_SENTINEL)
+        return text[self._take_over(_QUESTION, text, content) : content]
 
 
 def _difference(text: str, changed: str) -> Span:
