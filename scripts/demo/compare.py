@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -50,6 +51,8 @@ def compare(base: Path, adapter: Path, rows: Path, held_out: Path, question: str
     """
     quiet: Any = logging
     quiet.disable_progress_bar()
+    # PEFT asks transformers for a name that it calls deprecated.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     chats = held_out_chats(tokenizer, rows, held_out)
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)

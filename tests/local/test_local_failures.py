@@ -13,6 +13,9 @@ import pytest
 
 from support.local_store import JOB, Ended, Store
 
+# Each run starts processes that import torch and DeepSpeed.
+pytestmark = pytest.mark.timeout(900)
+
 
 def failed(result: Ended, reason: str = "PrepareFailed") -> str:
     """Message of the Failed condition of a run that ended with it."""

@@ -12,6 +12,9 @@ from safetensors.numpy import load_file
 
 from support.local_store import Ended, Store, new_store
 
+# Each run starts processes that import torch and DeepSpeed.
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="module")
 def trained(store: Store) -> Ended:
