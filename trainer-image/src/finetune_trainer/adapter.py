@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
@@ -74,7 +75,8 @@ def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], base_name: 
 
 def _targets(model: PeftModel) -> list[str]:
     """Names of the adapted modules, sorted: their last parts where these mean no other module, which servers prefer."""
-    adapted = set(model.base_model.targeted_module_names)
+    tuner: Any = model.base_model
+    adapted = set(tuner.targeted_module_names)
     short = {name.rpartition(".")[2] for name in adapted}
-    meant = {name for name, _ in model.base_model.model.named_modules() if name.rpartition(".")[2] in short}
+    meant = {name for name, _ in tuner.model.named_modules() if name.rpartition(".")[2] in short}
     return sorted(short if meant == adapted else adapted)
