@@ -51,7 +51,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 def _filled(place: Place, model: Path) -> Place:
-    place.workspace.mkdir()
+    place.workspace.mkdir(exist_ok=True)
     place.put_folder(model, "model")
     place.put("data/train.jsonl", jsonl(ROWS))
     return place

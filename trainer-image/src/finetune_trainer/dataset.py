@@ -171,12 +171,13 @@ def held_out(keys: Sequence[int], fraction: Decimal) -> list[bool]:
     """
     threshold = fraction * _KEYS
     chosen = [key < threshold for key in keys]
+    lowest, highest = min(keys), max(keys)
+    if lowest == highest:
+        return chosen
     if not any(chosen) and len(keys) * fraction >= 1:
-        lowest = min(keys)
-        chosen = [key == lowest for key in keys]
-    elif all(chosen) and len(keys) * (1 - fraction) >= 1:
-        highest = max(keys)
-        chosen = [key != highest for key in keys]
+        return [key == lowest for key in keys]
+    if all(chosen) and len(keys) * (1 - fraction) >= 1:
+        return [key != highest for key in keys]
     return chosen
 
 
