@@ -28,7 +28,7 @@ from finetune_sandbox.installation import OperatorProcess, install, kubectl
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT / "tests"))
 
-from support.platform import Object, Platform, eventually  # noqa: E402
+from support.operated import Object, Platform, eventually  # noqa: E402
 from support.tiny_model import write_chat_rows, write_tiny_model  # noqa: E402
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from finetune_sandbox.installation import OperatorProcess
 from support.clusters import Cluster
-from support.platform import Platform
+from support.operated import Platform
 from support.tiny_model import write_chat_rows, write_tiny_model
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.platform import SECRET, Object, Platform, condition, is_true
+from support.operated import SECRET, Object, Platform, condition, is_true
 
 GOOD = {"messages": [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A test."}]}
 NO_ANSWER = {"messages": [{"role": "user", "content": "Is anybody there?"}]}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from finetune_sandbox.installation import OperatorProcess
-from support.platform import Object, Platform, condition, is_true
+from support.operated import Object, Platform, condition, is_true
 
 MIDDLE = {"hyperparameters": {"maxSteps": 150}, "resources": {"nodes": 2}}
 
@@ -42,13 +42,14 @@ def test_a_trainer_that_fails_says_why(platform: Platform, namespace: str) -> No
 def test_a_pod_deleted_mid_run_costs_an_attempt_not_the_job(platform: Platform, namespace: str) -> None:
     platform.submit(namespace, "robbed", **MIDDLE)
     platform.wait(namespace, "robbed", training)
-    victim = platform.children("pods", namespace, "robbed", "train")[1]["metadata"]["name"]
+    pod = platform.children("pods", namespace, "robbed", "train")[1]["metadata"]
+    victim, node = pod["name"], pod["labels"]["batch.kubernetes.io/job-completion-index"]
     platform.kubectl("delete", "pod", victim, "-n", namespace, "--wait=false")
     job = platform.wait_finished(namespace, "robbed")
     assert is_true(job, "Complete"), platform.story(namespace, job)
     attempts = job["status"]["attempts"]
     assert [(attempt["number"], attempt["outcome"]) for attempt in attempts] == [(1, "PodLost"), (2, "Succeeded")]
-    assert victim in attempts[0]["message"]
+    assert attempts[0]["message"] in (f"pod {victim} was deleted", f"the pod of node {node} is gone")
     assert "Retrying" in [event["reason"] for event in platform.events(namespace, "robbed")]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_sandbox.installation import OperatorProcess
-from support.platform import Object, Platform, condition, eventually, finished, is_true
+from support.operated import Object, Platform, condition, eventually, finished, is_true
 
 # Long enough that a test can do something to it; ended by the test.
 LONG = {"hyperparameters": {"maxSteps": 100_000}}

@@ -17,7 +17,7 @@ from finetune_sandbox.installation import (
     access_manifests,
 )
 from support.clusters import PROJECT
-from support.platform import Object, Platform, is_true
+from support.operated import Object, Platform, is_true
 
 RULES = ChartRules.read(PROJECT / "charts" / "finetune-operator")
 
@@ -120,7 +120,7 @@ def test_without_a_right_the_operator_says_so_and_goes_on_when_it_is_back(
 
 
 def _wait_for_log(log: Path, offset: int, resource: str) -> None:
-    from support.platform import eventually
+    from support.operated import eventually
 
     def refused() -> bool:
         text = log.read_bytes()[offset:].decode(errors="replace")
@@ -148,4 +148,5 @@ def test_another_jobs_token_is_refused(platform: Platform, namespace: str) -> No
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, context=context)
-    assert refused.value.code == 403
+    with refused.value as answer:
+        assert answer.code == 403

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.platform import Object, Platform, condition, is_true
+from support.operated import Object, Platform, condition, is_true
 
 TWO_PODS = {"resources": {"nodes": 2}, "evaluation": {"everySteps": 2}}
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from statistics import median
 
-import pytest
-
 from support.clusters import PROJECT
 from support.sources import PACKAGES, functions, source_files
 
@@ -14,9 +12,6 @@ MAX_FUNCTION = 60
 LONG_FUNCTION = 50
 MAX_LONG_SHARE = 0.05
 MAX_MEDIAN = 10
-
-# One document, declared field by field; its classes are short.
-DECLARATIVE = {"api/src/finetune_api/spec.py": 700}
 
 ALL = [function for path in source_files() for function in functions(path)]
 
@@ -29,12 +24,7 @@ def test_every_package_was_looked_at() -> None:
 
 def test_files_are_short() -> None:
     lengths = {str(path.relative_to(PROJECT)): len(path.read_text().splitlines()) for path in source_files()}
-    assert {name: length for name, length in lengths.items() if length > DECLARATIVE.get(name, MAX_FILE)} == {}
-
-
-@pytest.mark.parametrize("name", DECLARATIVE)
-def test_exceptions_are_needed(name: str) -> None:
-    assert len((PROJECT / name).read_text().splitlines()) > MAX_FILE, "remove it from DECLARATIVE"
+    assert {name: length for name, length in lengths.items() if length > MAX_FILE} == {}
 
 
 def test_functions_are_short() -> None:

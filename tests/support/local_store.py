@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,21 @@ class Store:
         return file
 
     def command(self, manifest: Path, *options: str) -> list[str]:
-        store = ("--store", f"file://{self.root}")
-        return [sys.executable, "-m", "finetune_cli", "run", "--local", str(manifest), *store, *options]
+        return command(manifest, "--store", f"file://{self.root}", *options)
 
     def run(self, manifest: Path, *options: str) -> Ended:
-        result = subprocess.run(self.command(manifest, *options), capture_output=True, text=True)
-        return Ended(result.returncode, result.stdout, result.stderr)
+        return run_command(manifest, "--store", f"file://{self.root}", *options)
+
+
+def command(manifest: Path, *options: str) -> list[str]:
+    """The command line of a local run."""
+    return [sys.executable, "-m", "finetune_cli", "run", "--local", str(manifest), *options]
+
+
+def run_command(manifest: Path, *options: str, environment: Mapping[str, str] | None = None) -> Ended:
+    """Runs a manifest to its end."""
+    result = subprocess.run(command(manifest, *options), capture_output=True, text=True, env=environment)
+    return Ended(result.returncode, result.stdout, result.stderr)
 
 
 def new_store(folder: Path) -> Store:

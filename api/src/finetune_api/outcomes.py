@@ -72,6 +72,13 @@ class Failure(Document):
     message: Annotated[str, Field(max_length=2048, description="What happened.")]
     remedy: Annotated[str, Field(max_length=1024, description="What to do about it.")]
 
+    def shorter(self) -> Failure:
+        """The same with the longer of its texts halved. JSON may take several bytes for one character, so that halving
+        until it fits is simpler than counting."""
+        field = max(("message", "remedy"), key=lambda name: len(getattr(self, name).encode()))
+        text: str = getattr(self, field)
+        return self.model_copy(update={field: text[: len(text) // 2] + "…"})
+
     @property
     def words(self) -> str:
         """Both as sentences, for a condition."""
@@ -91,10 +98,6 @@ class StageOutcome(Document):
     def to_termination_message(self) -> str:
         """JSON of at most 4,096 bytes; a long failure message is cut, results are bounded by their schema."""
         text = self.to_json()
-        excess = len(text.encode()) - MAX_TERMINATION_MESSAGE_BYTES
-        if excess <= 0 or self.failure is None:
+        if len(text.encode()) <= MAX_TERMINATION_MESSAGE_BYTES or self.failure is None:
             return text
-        # JSON escapes can take several bytes per character: halve until it fits rather than count them.
-        keep = max(len(self.failure.message) // 2, 1)
-        shorter = self.failure.model_copy(update={"message": self.failure.message[:keep] + "…"})
-        return self.model_copy(update={"failure": shorter}).to_termination_message()
+        return self.model_copy(update={"failure": self.failure.shorter()}).to_termination_message()

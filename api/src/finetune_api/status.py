@@ -34,6 +34,7 @@ class Reason(StrEnum):
     PENDING = "Pending"
     SPEC_VALID = "SpecValid"
     SPEC_INVALID = "SpecInvalid"
+    CHILD_REFUSED = "ChildRefused"
     PREPARING = "Preparing"
     PREPARED = "Prepared"
     PREPARE_FAILED = "PrepareFailed"

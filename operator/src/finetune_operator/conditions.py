@@ -8,6 +8,15 @@ from datetime import datetime
 from finetune_api.status import Condition, ConditionStatus, ConditionType, Reason, State
 
 _RUNNING_STATES = frozenset({State.TRAINING, State.EVALUATING, State.PUBLISHING})
+_TOLD_BY_PREPARED = frozenset(
+    {
+        Reason.PREPARING,
+        Reason.SECRET_NOT_FOUND,
+        Reason.CHILD_REFUSED,
+        Reason.PREPARE_FAILED,
+        Reason.SPEC_INVALID,
+    }
+)
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
 
 Verdict = tuple[ConditionStatus, Reason, str]
@@ -41,7 +50,7 @@ def _validated(phase: Phase) -> Verdict:
 def _prepared(phase: Phase) -> Verdict:
     if phase.prepared:
         return _TRUE, Reason.PREPARED, ""
-    if phase.reason in (Reason.PREPARING, Reason.SECRET_NOT_FOUND, Reason.PREPARE_FAILED, Reason.SPEC_INVALID):
+    if phase.reason in _TOLD_BY_PREPARED:
         return _FALSE, phase.reason, phase.message
     return _FALSE, Reason.PENDING, ""
 

@@ -108,6 +108,22 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     return _begin(turn)
 
 
+def refused(seen: Observation, problem: str) -> FineTuneJobStatus:
+    """The status of a job one of whose children the API server refused to create. It is tried again."""
+    status = known_status(seen.manifest)
+    generation = seen.manifest["metadata"].get("generation", 0)
+    prepared = progression.prepared_from(status, progression.attempt_number(status)) is not None
+    state = State.STARTING if prepared else State.PREPARING
+    phase = Phase(state, Reason.CHILD_REFUSED, f"{problem}. It is tried again", prepared=prepared)
+    changes = {
+        "conditions": conditions(phase, status.conditions, generation, seen.now),
+        "observed_generation": generation,
+        "state": state,
+        "start_time": status.start_time or seen.now,
+    }
+    return status.model_copy(update=changes)
+
+
 def known_status(manifest: Object) -> FineTuneJobStatus:
     """The status as last written. One that cannot be read is as good as none: storage and children know the rest."""
     try:
@@ -227,6 +243,13 @@ def _prepare_ended(turn: _Turn, job: ChildJob) -> Decision:
     prepared = next((pod.outcome.prepared for pod in pods if pod.outcome and pod.outcome.prepared), None)
     if job.succeeded and prepared:
         return _resolved(turn, job, prepared)
+    if job.succeeded and any(pod.ended for pod in pods):
+        failure = Failure(
+            failure_class=FailureClass.INTERNAL,
+            message="the prepare pod succeeded and left no result that can be read",
+            remedy="See that --trainer-image is of the operator's version, and look at the pod's log.",
+        )
+        return _fail(turn, Reason.PREPARE_FAILED, failure)
     if job.succeeded:
         # Its pod was removed before its result was read. Preparing again costs seconds and no GPU.
         phase = Phase(State.PREPARING, Reason.PREPARING, "the prepare pod is gone; preparing again")

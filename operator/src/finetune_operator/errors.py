@@ -5,7 +5,8 @@ OperatorError
 └── KubeError
     ├── NotFound
     ├── AlreadyExists
-    └── Conflict
+    ├── Conflict
+    └── NamespaceTerminating
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class KubeError(OperatorError):
 
 class NotFound(KubeError):
     """The object does not exist."""
+
+
+class NamespaceTerminating(KubeError):
+    """Nothing can be created in a namespace that is being deleted."""
 
 
 class AlreadyExists(KubeError):

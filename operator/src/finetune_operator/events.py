@@ -12,8 +12,17 @@ from finetune_operator.naming import FIELD_MANAGER
 Object = dict[str, Any]
 
 _WARNINGS = frozenset(
-    {Reason.RUN_FAILED, Reason.PREPARE_FAILED, Reason.SPEC_INVALID, Reason.SECRET_NOT_FOUND, Reason.RETRYING}
+    {
+        Reason.RUN_FAILED,
+        Reason.PREPARE_FAILED,
+        Reason.SPEC_INVALID,
+        Reason.SECRET_NOT_FOUND,
+        Reason.CHILD_REFUSED,
+        Reason.RETRYING,
+    }
 )
+# Reasons to wait; the others come with Failed, whose own Event says it.
+_WAITS = frozenset({Reason.SECRET_NOT_FOUND, Reason.CHILD_REFUSED, Reason.RETRYING})
 # What is worth telling when a condition takes a status, or keeps it for a new reason.
 _TOLD = {
     (ConditionType.PREPARED, ConditionStatus.TRUE),
@@ -41,8 +50,9 @@ def transitions(before: FineTuneJobStatus, after: FineTuneJobStatus) -> tuple[Co
 def _tells(before: Condition | None, after: Condition) -> bool:
     if (after.type, after.status) in _TOLD:
         return before is None or before.status is not after.status
-    waits = after.type in (ConditionType.PREPARED, ConditionType.RUNNING)
-    return waits and after.reason in _WARNINGS and (before is None or before.reason is not after.reason)
+    if after.type not in (ConditionType.PREPARED, ConditionType.RUNNING) or after.reason not in _WAITS:
+        return False
+    return before is None or before.reason is not after.reason
 
 
 def _clipped(text: str) -> str:

@@ -86,15 +86,25 @@ def failure_of_attempt(job: ChildJob | None, pods: Sequence[Pod], nodes: int) ->
     causes = [(pod, failure) for pod, failure in ended if failure.failure_class not in _ECHOES]
     if causes:
         return min(causes, key=lambda item: _when(item[0]))[1]
+    if job is None:
+        return _failure(FailureClass.POD_LOST, "the Job was deleted")
     lost = _lost_pod(pods, [pod for pod, failure in ended if failure.failure_class is not FailureClass.PREEMPTED])
     if lost:
         return _failure(FailureClass.POD_LOST, f"pod {lost.name} was deleted")
-    if len(pods) < nodes:
-        missing = f"{nodes - len(pods)} of {nodes} pods are gone"
-        return _failure(FailureClass.POD_LOST, missing if job else f"the Job was deleted; {missing}")
+    gone = sorted(set(range(nodes)) - {pod.index for pod in pods})
+    if gone:
+        return _failure(FailureClass.POD_LOST, _gone(gone))
     if ended:
         return min(ended, key=lambda item: (item[1].failure_class is FailureClass.PREEMPTED, _when(item[0])))[1]
-    return _failure(FailureClass.POD_LOST, f"the attempt ended without a result ({job.message if job else 'no Job'})")
+    return _failure(FailureClass.POD_LOST, f"the attempt ended without a result ({job.message})")
+
+
+def _gone(indexes: Sequence[int]) -> str:
+    """In words, which pods are not there any more; of many only the first are named."""
+    if len(indexes) == 1:
+        return f"the pod of node {indexes[0]} is gone"
+    more = ", …" if len(indexes) > 8 else ""
+    return f"{len(indexes)} pods are gone: those of nodes {', '.join(map(str, indexes[:8]))}{more}"
 
 
 def _when(pod: Pod) -> float:

@@ -17,7 +17,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NotFound
+from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
 
 Object = dict[str, Any]
 
@@ -87,15 +87,21 @@ def _path_of(manifest: Object) -> str:
     return collection_path(manifest["apiVersion"], plural, manifest["metadata"]["namespace"])
 
 
-def _error(error: ApiException) -> KubeError:
-    reason, message = str(error.reason or ""), str(error.body or "")
+def error_of(status: int, body: str) -> KubeError:
+    """The error that an answer of the API server stands for."""
+    reason, message, causes = "", body, []
     try:
-        body = json.loads(error.body or "{}")
-        reason, message = body.get("reason", reason), body.get("message", message)
+        answer = json.loads(body or "{}")
+        reason, message = answer.get("reason", ""), answer.get("message", body)
+        causes = [cause.get("reason") for cause in (answer.get("details") or {}).get("causes") or ()]
     except ValueError:
         pass  # A proxy's error page is no Status object; its text is all there is to tell.
-    kinds = {404: NotFound, 409: AlreadyExists if reason == "AlreadyExists" else Conflict}
-    return kinds.get(error.status, KubeError)(error.status or 0, reason, message[:1024])
+    kinds: dict[int, type[KubeError]] = {404: NotFound, 409: Conflict}
+    if reason == "AlreadyExists":
+        kinds[409] = AlreadyExists
+    if "NamespaceTerminating" in causes:
+        kinds[403] = NamespaceTerminating
+    return kinds.get(status, KubeError)(status, reason, message[:1024])
 
 
 class Kube:
@@ -145,7 +151,7 @@ class Kube:
                 _request_timeout=_TIMEOUT_SECONDS,
             )
         except ApiException as error:
-            raise _error(error) from error
+            raise error_of(error.status or 0, str(error.body or error.reason or "")) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise KubeError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
         return dict(result or {})

@@ -11,11 +11,11 @@ from typing import Any
 
 from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.decide import Policy, decide, known_status
-from finetune_operator.errors import AlreadyExists, KubeError, NotFound
+from finetune_operator.decide import Policy, decide, known_status, refused
+from finetune_operator.errors import AlreadyExists, KubeError, NamespaceTerminating, NotFound
 from finetune_operator.events import event, transitions
 from finetune_operator.kube import Kube
-from finetune_operator.naming import FIELD_MANAGER, JOB_UID_LABEL
+from finetune_operator.naming import FIELD_MANAGER, JOB_LABEL, JOB_UID_LABEL
 from finetune_operator.observation import Observation, observe
 from finetune_operator.progress import Reports
 
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # How soon to look again while an older job's child of the same name is being collected.
 _COLLECTION_WAIT = timedelta(seconds=1)
+# Answers that a user or an administrator has to do something about: quota, admission, rights, a name that is taken.
+_REFUSALS = frozenset({400, 403, 409, 422})
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,17 @@ class Reconciler:
         decision = decide(seen, self._policy)
         if decision.status is None:
             return None
-        for manifest in decision.create:
-            if not await self._create(manifest):
-                return _COLLECTION_WAIT
+        try:
+            for manifest in decision.create:
+                if not await self._create(manifest):
+                    return _COLLECTION_WAIT
+        except NamespaceTerminating:
+            # The job goes with its namespace.
+            return None
+        except KubeError as error:
+            if error.status in _REFUSALS:
+                await self._write_status(seen.manifest, refused(seen, str(error)))
+            raise
         for name in decision.delete_jobs:
             await self._kube.delete_job(key.namespace, name)
         await self._write_status(seen.manifest, decision.status)
@@ -81,7 +91,11 @@ class Reconciler:
         return observe(manifest, jobs, pods, self._reports.newest(key.namespace, key.name), self._clock())
 
     async def _create(self, manifest: Object) -> bool:
-        """Creates a child. False while one of the name exists that belongs to a deleted job (or to a stranger)."""
+        """Creates a child. False while one of the name exists that belongs to a deleted job.
+
+        Raises:
+            KubeError: refused, or the name is taken by an object of somebody else.
+        """
         try:
             await self._kube.create(manifest, FIELD_MANAGER)
             return True
@@ -94,8 +108,10 @@ class Reconciler:
         owner = manifest["metadata"]["ownerReferences"][0]["uid"]
         owners = existing["metadata"].get("ownerReferences") or ()
         ours = any(reference["uid"] == owner for reference in owners)
-        if not ours:
-            logger.warning("%s %s exists and is not ours; waiting", manifest["kind"], manifest["metadata"]["name"])
+        # A child of an older job of this name is collected soon; anything else stays until somebody removes it.
+        if not ours and JOB_LABEL not in (existing["metadata"].get("labels") or {}):
+            what = f"{manifest['kind']} {manifest['metadata']['name']}"
+            raise AlreadyExists(409, "AlreadyExists", f"{what} exists and is not the operator's; delete or rename it")
         return ours and "deletionTimestamp" not in existing["metadata"]
 
     async def _write_status(self, manifest: Object, status: FineTuneJobStatus) -> None:
@@ -114,6 +130,8 @@ class Reconciler:
         """An Event is a courtesy: the status is written already, and a refused Event must not repeat the work."""
         try:
             await self._kube.create(manifest, FIELD_MANAGER)
+        except NamespaceTerminating:
+            return
         except KubeError as error:
             logger.warning("an Event could not be written: %s", error)
 

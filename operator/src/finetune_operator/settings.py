@@ -81,6 +81,8 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
     url = urlsplit(options.progress_url)
     if url.scheme != "https" or not url.hostname:
         raise ConfigurationError(f"--progress-url {options.progress_url!r} must be an https URL with a host")
+    if options.resync_seconds <= 0:
+        raise ConfigurationError(f"--resync-seconds {options.resync_seconds:g} must be more than 0")
     return Settings(
         namespace=options.namespace,
         watch_namespaces=tuple(options.watch_namespace),

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from finetune_operator.errors import AlreadyExists, NotFound
+from finetune_operator.errors import AlreadyExists, ConfigurationError, NotFound
 from finetune_operator.kube import Kube
 from finetune_operator.naming import FIELD_MANAGER
 
@@ -141,11 +141,23 @@ def _secret(namespace: str, authority: Authority) -> dict[str, Any]:
     }
 
 
+def _authority_of(secret: dict[str, Any], namespace: str) -> Authority:
+    data = secret.get("data") or {}
+    try:
+        return Authority(base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"]))
+    except (KeyError, ValueError) as error:
+        raise ConfigurationError(
+            f"Secret {namespace}/{SECRET_NAME} is damaged; delete it to have a new CA made (pods that run now will not "
+            "be able to report until they end)"
+        ) from error
+
+
 async def load_authority(kube: Kube, namespace: str) -> Authority:
     """The CA of this installation; made and stored the first time.
 
     Raises:
         KubeError: the Secret can neither be read nor written.
+        ConfigurationError: the Secret holds no CA.
     """
     try:
         secret = await kube.get("v1", "secrets", namespace, SECRET_NAME)
@@ -156,5 +168,4 @@ async def load_authority(kube: Kube, namespace: str) -> Authority:
             return authority
         except AlreadyExists:
             secret = await kube.get("v1", "secrets", namespace, SECRET_NAME)
-    data = secret["data"]
-    return Authority(base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"]))
+    return _authority_of(secret, namespace)

@@ -143,14 +143,14 @@ ATTEMPTS: dict[str, tuple[list[Object], bool, FailureClass, str]] = {
         FailureClass.INTERNAL,
         "connection reset",
     ),
-    "a pod is gone without a trace": ([_ended(1, LOST_PEER)], True, FailureClass.POD_LOST, "1 of 2 pods are gone"),
-    "all pods are gone": ([], True, FailureClass.POD_LOST, "2 of 2 pods are gone"),
-    "the Job is gone": ([], False, FailureClass.POD_LOST, "the Job was deleted; 2 of 2 pods are gone"),
+    "a pod is gone without a trace": ([_ended(1, LOST_PEER)], True, FailureClass.POD_LOST, "the pod of node 0 is gone"),
+    "all pods are gone": ([], True, FailureClass.POD_LOST, "2 pods are gone: those of nodes 0, 1"),
+    "the Job is gone": ([], False, FailureClass.POD_LOST, "the Job was deleted"),
     "the Job is gone, its pods are told to end": (
         [_deleted(0, 40), _deleted(1, 40)],
         False,
         FailureClass.POD_LOST,
-        "was deleted",
+        "the Job was deleted",
     ),
     "every pod was preempted": (
         [_ended(0, PREEMPTED), _ended(1, PREEMPTED)],

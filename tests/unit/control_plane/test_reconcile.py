@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from finetune_api.outcomes import Stage
-from finetune_operator.errors import KubeError
+from finetune_operator.errors import AlreadyExists, KubeError, NamespaceTerminating
+from finetune_operator.naming import JOB_LABEL
 from finetune_operator.progress import Reports
 from finetune_operator.reconcile import Key, Reconciler, status_manifest
 from support.builders import (
@@ -145,12 +146,28 @@ def _taken(kind: str, **metadata: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["ConfigMap", "Job"])
-@pytest.mark.parametrize("owners", [[], [{"uid": "uid-of-the-job-before"}]])
-def test_name_that_a_stranger_holds_is_waited_for(kind: str, owners: list[dict[str, str]]) -> None:
+def test_child_of_the_job_before_is_waited_for(kind: str) -> None:
     bench = _Bench()
-    stranger = bench.kube.put(_taken(kind, ownerReferences=owners))
+    labels = {JOB_LABEL: NAME}
+    older = bench.kube.put(_taken(kind, labels=labels, ownerReferences=[{"uid": "uid-of-the-job-before"}]))
     assert bench.look() == timedelta(seconds=1)
     assert STATUS not in bench.kube.writes
+    bench.kube.remove(older)
+    assert bench.look() is None
+    assert bench.kube.writes[-1] == STATUS
+
+
+def _reason(bench: _Bench, kind: str) -> str:
+    return str(next(item["reason"] for item in bench.status["conditions"] if item["type"] == kind))
+
+
+@pytest.mark.parametrize("kind", ["ConfigMap", "Job"])
+def test_name_that_a_stranger_holds_is_said_and_tried_again(kind: str) -> None:
+    bench = _Bench()
+    stranger = bench.kube.put(_taken(kind))
+    with pytest.raises(AlreadyExists, match=f"{kind} {NAME}-prepare-1 exists and is not the operator's"):
+        bench.look()
+    assert _reason(bench, "Prepared") == _reason(bench, "Reconciling") == "ChildRefused"
     bench.kube.remove(stranger)
     assert bench.look() is None
     assert bench.kube.writes[-1] == STATUS
@@ -163,14 +180,32 @@ def test_own_child_that_is_being_deleted_is_waited_for() -> None:
     assert bench.look() == timedelta(seconds=1)
 
 
-def test_status_is_not_written_when_a_child_is_refused() -> None:
+def test_a_refused_child_is_said_and_tried_again() -> None:
     """The status must never say that something exists which does not."""
     bench = _Bench()
     bench.kube.refuse = [None, KubeError(403, "Forbidden", "exceeded quota")]
     with pytest.raises(KubeError, match="exceeded quota"):
         bench.look()
-    assert bench.kube.writes == PREPARE[:1]
+    assert bench.kube.writes == [PREPARE[0], STATUS, "create Event ChildRefused"]
+    prepared = next(item for item in bench.status["conditions"] if item["type"] == "Prepared")
+    assert prepared["message"] == "Forbidden: exceeded quota. It is tried again"
+    assert bench.status["observedGeneration"] == 1
     assert bench.new_writes() == [PREPARE[1], STATUS]
+
+
+def test_a_namespace_that_is_being_deleted_takes_the_job_with_it() -> None:
+    bench = _Bench()
+    bench.kube.refuse = [NamespaceTerminating(403, "Forbidden", "because it is being terminated")]
+    assert bench.look() is None
+    assert bench.kube.writes == []
+
+
+def test_an_api_server_that_does_not_answer_leaves_the_status_alone() -> None:
+    bench = _Bench()
+    bench.kube.refuse = [None, KubeError(0, "Unreachable", "no answer")]
+    with pytest.raises(KubeError, match="no answer"):
+        bench.look()
+    assert bench.kube.writes == PREPARE[:1]
 
 
 def test_refused_event_does_not_repeat_the_work() -> None:

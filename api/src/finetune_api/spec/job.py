@@ -1,0 +1,134 @@
+"""The spec as a whole, and where its result goes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import Document, validations
+from finetune_api.spec.inputs import DatasetSpec, ModelSpec, S3Access
+from finetune_api.spec.resources import DeepSpeedSpec, ResourcesSpec
+from finetune_api.spec.training import EvaluationSpec, HyperparametersSpec, MethodSpec
+
+MAX_NAME_LENGTH = 48
+
+
+_DESTINATION = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[!-.0-~][!-~]*)?$"
+
+
+class OutputSpec(Document):
+    """Where the result goes."""
+
+    destination: Annotated[
+        str,
+        Field(
+            pattern=_DESTINATION,
+            max_length=1024,
+            description="s3://bucket/prefix. The artifact is published under <prefix>/<namespace>/<name>/<run ID>/.",
+        ),
+    ]
+    s3: Annotated[
+        S3Access,
+        Field(
+            default_factory=S3Access,
+            description="How to reach the store, also for s3:// model and data that say nothing of their own.",
+        ),
+    ]
+
+
+def _immutable(field: str) -> dict[str, object]:
+    return validations(
+        (
+            "self == oldSelf",
+            f"spec.{field} is immutable, since it defines the run; create a FineTuneJob of another name",
+        )
+    )
+
+
+class FineTuneJobSpec(Document):
+    """The run that is asked for. Only suspend and backoffLimit may change after creation."""
+
+    model_config = Document.model_config | {
+        "json_schema_extra": validations(
+            (
+                "self.hyperparameters.precision != 'bf16' || self.deepspeed.zeroStage != 0",
+                "bf16 with ZeRO stage 0 gives wrong losses in DeepSpeed; set spec.deepspeed.zeroStage to 1 or higher "
+                "or spec.hyperparameters.precision to fp32",
+            ),
+            (
+                "self.hyperparameters.globalBatchSize % (self.deepspeed.microBatchSize * self.resources.nodes * "
+                "(self.resources.gpusPerNode > 0 ? self.resources.gpusPerNode : "
+                "(has(self.resources.processesPerNode) ? self.resources.processesPerNode : 1))) == 0",
+                "spec.hyperparameters.globalBatchSize must be a multiple of spec.deepspeed.microBatchSize times the "
+                "number of processes (nodes times GPUs or processes per node)",
+            ),
+            (
+                "!has(self.evaluation.everySteps) || has(self.dataset.validation)",
+                "evaluation.everySteps needs a held-out split; set spec.dataset.validation",
+            ),
+        )
+    }
+
+    model: Annotated[ModelSpec, Field(description="The base model.", json_schema_extra=_immutable("model"))]
+    dataset: Annotated[
+        DatasetSpec, Field(description="Training and held-out data.", json_schema_extra=_immutable("dataset"))
+    ]
+    method: Annotated[
+        MethodSpec,
+        Field(
+            default_factory=MethodSpec,
+            description="What is learned, and in which weights.",
+            json_schema_extra=_immutable("method"),
+        ),
+    ]
+    hyperparameters: Annotated[
+        HyperparametersSpec,
+        Field(
+            default_factory=HyperparametersSpec,
+            description="How it is learned.",
+            json_schema_extra=_immutable("hyperparameters"),
+        ),
+    ]
+    resources: Annotated[
+        ResourcesSpec,
+        Field(
+            default_factory=ResourcesSpec,
+            description="What each training pod gets.",
+            json_schema_extra=_immutable("resources"),
+        ),
+    ]
+    deepspeed: Annotated[
+        DeepSpeedSpec,
+        Field(
+            default_factory=DeepSpeedSpec,
+            description="How DeepSpeed spreads model and optimizer over the processes.",
+            json_schema_extra=_immutable("deepspeed"),
+        ),
+    ]
+    evaluation: Annotated[
+        EvaluationSpec,
+        Field(
+            default_factory=EvaluationSpec,
+            description="When the held-out split is evaluated.",
+            json_schema_extra=_immutable("evaluation"),
+        ),
+    ]
+    output: Annotated[OutputSpec, Field(description="Where the result goes.", json_schema_extra=_immutable("output"))]
+    suspend: Annotated[
+        bool,
+        Field(
+            default=False,
+            description="true ends the pods and frees their resources; false starts again from the first step.",
+        ),
+    ]
+    backoff_limit: Annotated[
+        int,
+        Field(
+            default=3,
+            ge=0,
+            le=1000,
+            description="How often training is started again after a loss that is not the manifest's fault, such as a "
+            "deleted pod. Errors in the manifest or the data are never retried.",
+        ),
+    ]

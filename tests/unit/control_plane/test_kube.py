@@ -1,0 +1,54 @@
+"""What the answers of an API server stand for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
+from finetune_operator.kube import collection_path, error_of
+
+
+def _status(reason: str, message: str, **details: Any) -> str:
+    return json.dumps({"kind": "Status", "reason": reason, "message": message, "details": details})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "text"),
+    [
+        (404, _status("NotFound", "no such job"), NotFound, "NotFound: no such job"),
+        (409, _status("AlreadyExists", "jobs x exists"), AlreadyExists, "AlreadyExists: jobs x exists"),
+        (409, _status("Conflict", "another uid"), Conflict, "Conflict: another uid"),
+        (403, _status("Forbidden", "exceeded quota"), KubeError, "Forbidden: exceeded quota"),
+        (
+            403,
+            _status("Forbidden", "unable to create", causes=[{"reason": "NamespaceTerminating"}]),
+            NamespaceTerminating,
+            "Forbidden: unable to create",
+        ),
+        (502, "<html>Bad Gateway</html>", KubeError, "502: <html>Bad Gateway</html>"),
+        (500, "", KubeError, "500: "),
+    ],
+)
+def test_error(status: int, body: str, kind: type[KubeError], text: str) -> None:
+    error = error_of(status, body)
+    assert type(error) is kind
+    assert (error.status, str(error)) == (status, text)
+
+
+def test_a_page_of_text_is_cut() -> None:
+    assert len(str(error_of(502, "x" * 5000))) < 1100
+
+
+@pytest.mark.parametrize(
+    ("version", "plural", "namespace", "path"),
+    [
+        ("v1", "pods", "team", "/api/v1/namespaces/team/pods"),
+        ("batch/v1", "jobs", "team", "/apis/batch/v1/namespaces/team/jobs"),
+        ("finetune.dev/v1alpha1", "finetunejobs", None, "/apis/finetune.dev/v1alpha1/finetunejobs"),
+    ],
+)
+def test_path(version: str, plural: str, namespace: str | None, path: str) -> None:
+    assert collection_path(version, plural, namespace) == path
