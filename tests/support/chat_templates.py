@@ -38,7 +38,8 @@ LLAMA_2 = """\
 SYSTEM_IN_LAST_TURN = """\
 {%- set last = (messages | selectattr('role', 'equalto', 'user') | list)[-1] %}
 {%- for message in messages %}
-    {%- if message['role'] == 'user' and message == last %}{{- '[INST] system: be brief ' + message['content'] + '[/INST]' }}
+    {%- if message['role'] == 'user' and message == last %}
+        {{- '[INST] system: be brief ' + message['content'] + '[/INST]' }}
     {%- elif message['role'] == 'user' %}{{- '[INST] ' + message['content'] + '[/INST]' }}
     {%- elif message['role'] == 'assistant' %}{{- ' ' + message['content'] + eos_token }}
     {%- endif %}

@@ -77,7 +77,7 @@ class _Server:
 
     async def info(self, request: web.Request) -> web.Response:
         name = "{org}/{name}".format(**request.match_info)
-        document = {"id": name, "sha": self._commit(request), "siblings": []}
+        document: dict[str, object] = {"id": name, "sha": self._commit(request), "siblings": []}
         return self._refusal(request) or web.json_response(document)
 
     async def tree(self, request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Plans for the prepare and publish stages over a folder or a real S3 store, with a tiny model and rows in the bucket."""
+"""Plans for the prepare and publish stages, over a folder or a real object store."""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ def test_rows_are_counted_and_tokenized(place: Place, tmp_path: Path) -> None:
     assert splits.validation is not None
     assert len(splits.validation) == prepared.validation.rows
     assert int(splits.train.lengths.sum()) == prepared.train.tokens
-    assert sum(int(splits.train.row(index)[1].sum()) for index in range(len(splits.train))) == prepared.train.loss_tokens
+    masks = [splits.train.row(index)[1] for index in range(len(splits.train))]
+    assert sum(int(mask.sum()) for mask in masks) == prepared.train.loss_tokens
 
 
 def test_the_run_is_the_same_in_every_store(folder_place: Place, s3_place: Place, tmp_path: Path) -> None:
@@ -177,9 +178,7 @@ def test_data_that_does_not_exist(place: Place) -> None:
 def test_held_out_data_that_does_not_exist_in_a_claim(folder_place: Place, tmp_path: Path) -> None:
     dataset = folder_place.dataset(validation={"sources": [{"source": "pvc://data/nothing"}]})
     error = refused_by(folder_place, dataset=dataset, claims={"data": str(tmp_path)})
-    assert error.message.startswith(
-        "pvc://data/nothing of spec.dataset.validation.sources[0].source does not exist"
-    )
+    assert error.message.startswith("pvc://data/nothing of spec.dataset.validation.sources[0].source does not exist")
 
 
 def test_a_fraction_that_leaves_nothing(folder_place: Place) -> None:
@@ -208,9 +207,7 @@ def test_a_long_row_is_refused(folder_place: Place) -> None:
     )
 
 
-def test_a_row_whose_answer_is_cut_off_is_kept_and_told(
-    folder_place: Place, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_row_whose_answer_is_cut_off_is_kept_and_told(folder_place: Place, caplog: pytest.LogCaptureFixture) -> None:
     folder_place.put("data/train.jsonl", jsonl([ROWS[0], chat("word " * 400, "cut off")]))
     with caplog.at_level(logging.INFO):
         prepared = run(folder_place)
@@ -267,7 +264,11 @@ def test_a_data_bucket_that_does_not_exist(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("use", "field"),
-    [("output", "spec.output.destination"), ("model", "spec.model.source"), ("train-0", "spec.dataset.train[0].source")],
+    [
+        ("output", "spec.output.destination"),
+        ("model", "spec.model.source"),
+        ("train-0", "spec.dataset.train[0].source"),
+    ],
 )
 def test_wrong_credentials_name_the_store_that_refused_them(s3_place: Place, use: str, field: str) -> None:
     wrong = StoreAccess(endpoint_url=s3_place.endpoint, environment_prefix="WRONG_")

@@ -66,6 +66,10 @@ def run_folder(place: Place) -> str:
     return f"results/team-a/haiku/{prepared_of(place).run_id}"
 
 
+def objects_of(place: Place) -> list[str]:
+    return place.keys("")
+
+
 def read_json(place: Place, key: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(place.store.read(S3Location(place.bucket, key)))
     return found
@@ -115,9 +119,7 @@ def test_publishing_again_gives_the_same_and_removes_what_others_left(
     assert len(place.keys(run_folder(place))) == 5
 
 
-def test_records_do_not_change_the_content_digest(
-    folder_place: Place, artifact: Path, paper_model: Path
-) -> None:
+def test_records_do_not_change_the_content_digest(folder_place: Place, artifact: Path, paper_model: Path) -> None:
     first = published(folder_place, artifact, paper_model)
     (artifact / "metrics.jsonl").write_text('{"step": 2}\n')
     second = published(folder_place, artifact, paper_model)
@@ -159,7 +161,7 @@ def test_a_failed_publication_withdraws_the_one_before(
     published(folder_place, artifact, paper_model)
     with pytest.raises(VerificationFailed):
         published(folder_place, write_adapter(tmp_path / "artifact", zero_adapter()), paper_model)
-    assert f"{run_folder(folder_place)}/manifest.json" not in folder_place.keys()
+    assert f"{run_folder(folder_place)}/manifest.json" not in objects_of(folder_place)
 
 
 def test_a_model_that_lacks_a_tensor_is_withdrawn(folder_place: Place, tmp_path: Path, paper_model: Path) -> None:
@@ -169,7 +171,7 @@ def test_a_model_that_lacks_a_tensor_is_withdrawn(folder_place: Place, tmp_path:
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(VerificationFailed, match=r"lacks the base model's tensor model.norm.weight"):
         published(folder_place, folder, paper_model, Kind.MODEL)
-    assert f"{run_folder(folder_place)}/manifest.json" not in folder_place.keys()
+    assert f"{run_folder(folder_place)}/manifest.json" not in objects_of(folder_place)
 
 
 def test_an_artifact_without_its_configuration_is_withdrawn(
@@ -178,7 +180,7 @@ def test_an_artifact_without_its_configuration_is_withdrawn(
     (artifact / "adapter_config.json").unlink()
     with pytest.raises(VerificationFailed, match=r"the artifact has no adapter_config.json"):
         published(folder_place, artifact, paper_model)
-    assert f"{run_folder(folder_place)}/manifest.json" not in folder_place.keys()
+    assert f"{run_folder(folder_place)}/manifest.json" not in objects_of(folder_place)
 
 
 class ForgetfulStore:
@@ -234,7 +236,7 @@ def test_what_the_store_loses_is_noticed(
     assert failed.value.message == (
         f"the published file s3://bucket/{run_folder(folder_place)}/adapter_model.safetensors {message}"
     )
-    assert f"{run_folder(folder_place)}/manifest.json" not in folder_place.keys()
+    assert f"{run_folder(folder_place)}/manifest.json" not in objects_of(folder_place)
 
 
 def test_a_plan_that_was_not_prepared_cannot_be_published(

@@ -102,9 +102,7 @@ def rename(name: str, other: str) -> Callable[[Path], None]:
         ),
     ],
 )
-def test_what_is_no_model(
-    broken: Callable[..., UserError], breaking: Callable[[Path], object], message: str
-) -> None:
+def test_what_is_no_model(broken: Callable[..., UserError], breaking: Callable[[Path], object], message: str) -> None:
     error = broken(breaking)
     assert error.message.startswith(f"pvc://models/tiny of spec.model.source {message}")
     assert error.remedy
@@ -113,7 +111,10 @@ def test_what_is_no_model(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"auto_map": {"AutoModel": "x.Y"}}, "wants to run code of its own (auto_map in config.json), which is refused"),
+        (
+            {"auto_map": {"AutoModel": "x.Y"}},
+            "wants to run code of its own (auto_map in config.json), which is refused",
+        ),
         (
             {"architectures": ["BertForMaskedLM"]},
             "is not a causal language model: its architectures are BertForMaskedLM in config.json",
@@ -136,9 +137,7 @@ def test_a_missing_model_in_a_store(place: Place, tmp_path: Path) -> None:
     plan = place.plan(model={"source": f"s3://{place.bucket}/models/none"})
     with pytest.raises(UserError) as refused:
         open_model(plan, place.environment, tmp_path / "opened")
-    assert refused.value.message == (
-        f"s3://{place.bucket}/models/none of spec.model.source does not exist or is empty"
-    )
+    assert refused.value.message == (f"s3://{place.bucket}/models/none of spec.model.source does not exist or is empty")
 
 
 def test_truncated_weights_in_a_store(place: Place, paper_model: Path, tmp_path: Path) -> None:
@@ -163,9 +162,7 @@ def test_the_digest_is_the_same_wherever_the_model_is(
 @pytest.mark.parametrize(
     ("name", "changes"), [("README.md", False), ("tokenizer_config.json", True), ("generation_config.json", True)]
 )
-def test_the_digest_is_of_what_defines_the_model(
-    folder_place: Place, tmp_path: Path, name: str, changes: bool
-) -> None:
+def test_the_digest_is_of_what_defines_the_model(folder_place: Place, tmp_path: Path, name: str, changes: bool) -> None:
     before = open_model(folder_place.plan(), folder_place.environment, tmp_path / "1").digest()
     folder_place.put(f"model/{name}", b"{}")
     after = open_model(folder_place.plan(), folder_place.environment, tmp_path / "2").digest()
@@ -207,9 +204,7 @@ def test_a_model_that_changed_since_it_was_prepared_is_not_trained(folder_place:
     folder_place.put("model/generation_config.json", b"{}")
     with pytest.raises(UserError) as refused:
         fetch_model(plan, folder_place.environment, tmp_path / "again")
-    assert refused.value.message == (
-        "s3://bucket/model of spec.model.source has changed since the job was prepared"
-    )
+    assert refused.value.message == ("s3://bucket/model of spec.model.source has changed since the job was prepared")
 
 
 @pytest.mark.parametrize(

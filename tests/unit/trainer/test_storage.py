@@ -194,7 +194,8 @@ def test_a_folder_that_is_a_file_is_a_storage_error(folder_place: Place) -> None
 def test_an_object_appears_only_when_it_is_complete(folder_place: Place, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         folder_place.store.upload(tmp_path / "missing", S3Location("bucket", "partial"))
-    assert "partial" not in folder_place.keys()
+    assert folder_place.keys("partial") == []
+    assert folder_place.store.stat(S3Location("bucket", "partial")) is None
 
 
 @pytest.mark.parametrize(

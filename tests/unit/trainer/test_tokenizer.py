@@ -201,7 +201,9 @@ def test_a_model_without_a_template_is_refused(paper_model: Path, tmp_path: Path
     with pytest.raises(UserError) as refused:
         ChatTokenizer(tmp_path)
     assert refused.value.message == "the model of spec.model.source has no chat template"
-    assert refused.value.remedy == "use an instruction-tuned model, or add chat_template.jinja beside its tokenizer.json"
+    assert refused.value.remedy == (
+        "use an instruction-tuned model, or add chat_template.jinja beside its tokenizer.json"
+    )
 
 
 @pytest.mark.parametrize("as_list", [False, True], ids=["text", "list"])

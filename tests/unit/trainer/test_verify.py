@@ -27,8 +27,11 @@ def tensor(*shape: int, finite: bool = True, zero: bool = False) -> TensorFacts:
 
 def adapter(**changes: TensorFacts | None) -> dict[str, TensorFacts]:
     """A right adapter of both layers; ``a0``, ``b0``, ``a1`` and ``b1`` are its tensors, None leaves one out."""
-    names = {f"{half.lower()}{layer}": f"base_model.model.model.layers.{layer}.q_proj.lora_{half}.weight"
-             for half in "AB" for layer in range(2)}  # fmt: skip
+    names = {
+        f"{half.lower()}{layer}": f"base_model.model.model.layers.{layer}.q_proj.lora_{half}.weight"
+        for half in "AB"
+        for layer in range(2)
+    }
     right = {key: tensor(2, 4) if key[0] == "a" else tensor(6, 2) for key in names}
     return {names[key]: value for key, value in (right | changes).items() if value}
 
@@ -88,14 +91,18 @@ def test_a_right_adapter_passes() -> None:
             {},
             "the adapter of model.layers.0.q_proj has the shapes [0] and [0], not those of rank 2",
         ),
-        (adapter(), {"r": 4}, "the adapter of model.layers.0.q_proj has the shapes [2, 4] and [6, 2], not those of rank 4"),
+        (
+            adapter(),
+            {"r": 4},
+            "the adapter of model.layers.0.q_proj has the shapes [2, 4] and [6, 2], not those of rank 4",
+        ),
         (
             adapter(a0=tensor(2, 5)),
             {},
             "the adapter of model.layers.0.q_proj is for 6 x 5, the base model has [6, 4]",
         ),
         (
-            adapter() | {"base_model.model.other.lora_A.weight": tensor(2, 4), "base_model.model.other.lora_B.weight": GOOD},
+            adapter() | {f"base_model.model.other.lora_{half}.weight": tensor(2, 4) for half in "AB"},
             {},
             "the adapter changes other, which the base model has not",
         ),

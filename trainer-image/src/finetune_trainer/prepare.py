@@ -38,9 +38,7 @@ def prepare(plan: RunPlan, environment: Mapping[str, str]) -> Prepared:
     if published is None:
         return prepared
     logger.info("the run is published already: %s", published.artifact.uri)
-    return prepared.model_copy(
-        update={"adopted": published.artifact, "adopted_evaluation": published.evaluation}
-    )
+    return prepared.model_copy(update={"adopted": published.artifact, "adopted_evaluation": published.evaluation})
 
 
 def probe_output(plan: RunPlan, environment: Mapping[str, str]) -> None:

@@ -32,9 +32,7 @@ class TensorFacts:
     zero: bool
 
 
-def check_adapter(
-    tensors: Mapping[str, TensorFacts], config: Mapping[str, Any], base: Shapes, base_name: str
-) -> None:
+def check_adapter(tensors: Mapping[str, TensorFacts], config: Mapping[str, Any], base: Shapes, base_name: str) -> None:
     """Checks an adapter against its configuration and the shapes of the base model's tensors.
 
     Raises:
@@ -70,9 +68,7 @@ def check_model(tensors: Mapping[str, TensorFacts], config: Mapping[str, Any], b
     extra = sorted(name for name, found in known.items() if found is None and name not in optional)
     if extra:
         raise _failed(f"the model has the tensor {extra[0]}, which the base model has not ({len(extra)} such)")
-    absent = sorted(
-        name for name in base.keys() - set(known.values()) - optional if not name.endswith(_BUFFERS)
-    )
+    absent = sorted(name for name in base.keys() - set(known.values()) - optional if not name.endswith(_BUFFERS))
     if absent:
         raise _failed(f"the model lacks the base model's tensor {absent[0]} ({len(absent)} such)")
     for name, found in known.items():
