@@ -18,7 +18,7 @@ from finetune_api.reports import Progress, ProgressReport, report_path
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL_SECONDS = 1.0
+_INTERVAL_SECONDS = 0.5
 _TIMEOUT_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 2.0
 _LONGEST_MESSAGE = 256
@@ -64,7 +64,7 @@ def endpoint_sender(endpoint: ProgressEndpoint, job: JobReference) -> Send:
 
 
 class ProgressReporter:
-    """Sends the newest report, at most one per second, and keeps trying while the operator is away.
+    """Sends the newest report, at most two per second, and keeps trying while the operator is away.
 
     Of several waiting reports only the newest is sent, since it says all that an older one did.
     """
