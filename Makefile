@@ -7,7 +7,8 @@ SHELL := bash
 BIN := $(CURDIR)/.venv/bin
 # ninja, kubectl, weed and torchrun live in the environment.
 export PATH := $(BIN):$(PATH)
-PYTEST_FLAGS ?= -q
+# Two workers: most tests wait for processes. Files stay together, since their fixtures run whole trainings.
+PYTEST_FLAGS ?= -q -n 2 --dist loadfile
 
 .PHONY: help env demo test lint crds verify bench clean
 

@@ -112,7 +112,7 @@ def test_ten_jobs_at_once_in_three_namespaces(platform: Platform) -> None:
     jobs = [(namespaces[index % 3], f"many-{index}") for index in range(10)]
     for index, (namespace, name) in enumerate(jobs):
         platform.submit(namespace, name, hyperparameters={"seed": index})
-    ended = [platform.wait_finished(*job, seconds=420) for job in jobs]
+    ended = [platform.wait_finished(*job, seconds=800) for job in jobs]
     assert [job["status"]["state"] for job in ended] == ["Complete"] * 10
     assert len({job["status"]["runID"] for job in ended}) == 10
     assert all(job["status"]["observedGeneration"] == job["metadata"]["generation"] for job in ended)

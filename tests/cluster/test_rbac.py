@@ -17,7 +17,7 @@ from finetune_sandbox.installation import (
     access_manifests,
 )
 from support.clusters import PROJECT
-from support.operated import Object, Platform, is_true
+from support.operated import Object, Platform, eventually, is_true
 
 RULES = ChartRules.read(PROJECT / "charts" / "finetune-operator")
 
@@ -120,7 +120,6 @@ def test_without_a_right_the_operator_says_so_and_goes_on_when_it_is_back(
 
 
 def _wait_for_log(log: Path, offset: int, resource: str) -> None:
-    from support.operated import eventually
 
     def refused() -> bool:
         text = log.read_bytes()[offset:].decode(errors="replace")
@@ -150,3 +149,34 @@ def test_another_jobs_token_is_refused(platform: Platform, namespace: str) -> No
         urllib.request.urlopen(request, context=context)
     with refused.value as answer:
         assert answer.code == 403
+
+
+_PORTS = {"ports": [{"port": 80}]}
+_POD = {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "none"}]}}}
+TAKEN: dict[str, tuple[str, str, Object]] = {
+    "configmaps": ("v1", "ConfigMap", {}),
+    "jobs": ("batch/v1", "Job", {"spec": {"suspend": True, **_POD}}),
+    "services": ("v1", "Service", {"spec": _PORTS}),
+}
+
+
+@pytest.mark.parametrize("resource", TAKEN)
+def test_a_name_taken_by_a_child_of_the_job_before_is_waited_for(
+    platform: Platform, namespace: str, resource: str
+) -> None:
+    """Whose it is, the operator has to read: this is what it may `get` them for."""
+    version, kind, content = TAKEN[resource]
+    stage = "train" if resource == "services" else "prepare"
+    metadata = {"name": f"heir-{stage}-1", "namespace": namespace, "labels": {"finetune.dev/job": "heir"}}
+    taken = {"apiVersion": version, "kind": kind, "metadata": metadata, **content}
+    platform.kubectl("create", "-f", "-", stdin=json.dumps(taken))
+    before = platform.operator.log.stat().st_size
+    platform.submit(namespace, "heir")
+    if stage == "train":
+        platform.kubectl("wait", "--for=condition=Complete", "job/heir-prepare-1", "-n", namespace, "--timeout=60s")
+    eventually(lambda: not is_true(platform.job(namespace, "heir"), "Running"), 5)
+    own = [job["metadata"]["name"] for job in platform.children("jobs", namespace, "heir", stage)]
+    assert own == []
+    platform.kubectl("delete", resource, f"heir-{stage}-1", "-n", namespace)
+    eventually(lambda: platform.children("jobs", namespace, "heir", stage), 30)
+    assert "orbidden" not in platform.operator.log.read_bytes()[before:].decode()

@@ -184,7 +184,7 @@ class Platform:
     def _items(self, kind: str, namespace: str, *arguments: str) -> list[Object]:
         return list(json.loads(self.kubectl("get", kind, "-n", namespace, "-o", "json", *arguments))["items"])
 
-    def wait(self, namespace: str, name: str, until: Callable[[Object], bool], seconds: float = 120) -> Object:
+    def wait(self, namespace: str, name: str, until: Callable[[Object], bool], seconds: float = 300) -> Object:
         """The job as soon as something is true of it; a job that ends otherwise fails at once, with its status."""
         seen: Object = {}
 
@@ -199,7 +199,7 @@ class Platform:
 
         return eventually(check, seconds, lambda: self.story(namespace, seen))  # type: ignore[return-value]
 
-    def wait_finished(self, namespace: str, name: str, seconds: float = 180) -> Object:
+    def wait_finished(self, namespace: str, name: str, seconds: float = 400) -> Object:
         return self.wait(namespace, name, finished, seconds)
 
     def story(self, namespace: str, job: Object) -> str:
