@@ -24,6 +24,7 @@ MANIFEST = Path("examples/smollm2-lora.yaml")
 ROWS = PROJECT / "examples" / "data" / "finetune-operator.jsonl"
 JOB = "smollm2-lora"
 BUCKET = "finetune"
+# One of the rows that are held out: the tuned model has to know it from other rows.
 QUESTION = "What does ZeRO stage 2 partition?"
 
 
@@ -139,7 +140,7 @@ def show_result(status: Mapping[str, Any], bucket: Bucket, model: Path, folder: 
     say(f"held-out loss of {found.rows} rows, nats per token")
     say(f"  by the job      base {short(job['lossBefore'])}  tuned {short(job['lossAfter'])}")
     say(f"  measured again  base {found.base_loss:.4g}  tuned {found.tuned_loss:.4g}")
-    say(f"\nQuestion  {QUESTION}\nBase      {found.base_answer}\nTuned     {found.tuned_answer}")
+    say(f"\nQuestion  {QUESTION} (held out)\nBase      {found.base_answer}\nTuned     {found.tuned_answer}")
     lower = found.tuned_loss < found.base_loss
     heading("Complete, verified, and the held-out loss is lower" if lower else "The held-out loss is NOT lower")
     return 0 if lower else 1

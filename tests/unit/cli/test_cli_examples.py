@@ -36,7 +36,7 @@ def test_the_demos_job_is_two_pods_with_zero_2_on_cpus() -> None:
 
     assert (spec.resources.nodes, spec.resources.world_size, spec.resources.gpus_per_node) == (2, 2, 0)
     assert (spec.deepspeed.zero_stage, spec.method.tuning) == (2, "lora")
-    assert 60 <= total_steps(spec, rows=144) <= 160
+    assert 60 <= total_steps(spec, rows=156) <= 160
 
 
 def rows() -> list[list[dict[str, str]]]:
