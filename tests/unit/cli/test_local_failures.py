@@ -32,6 +32,15 @@ def ended(node: int, code: int, kind: FailureClass | None = None) -> Ended:
             id="a killed process before an echo",
         ),
         pytest.param(
+            [ended(0, 15, FailureClass.RENDEZVOUS), ended(1, 128 + 15)],
+            FailureClass.POD_LOST,
+            "the trainer of node 1 was killed by SIGTERM",
+            id="a killed worker of a trainer",
+        ),
+        pytest.param(
+            [ended(0, 200)], FailureClass.INTERNAL, "the trainer of node 0 ended with exit code 200", id="no signal"
+        ),
+        pytest.param(
             [ended(0, 15, FailureClass.RENDEZVOUS), ended(1, 17, FailureClass.PREEMPTED)],
             FailureClass.RENDEZVOUS,
             "node 0",

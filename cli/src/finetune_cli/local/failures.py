@@ -29,11 +29,11 @@ def failure_of(ended: Ended) -> Failure | None:
         return ended.outcome.failure
     if ended.exit_code == ExitCode.SUCCESS:
         return None
-    if ended.exit_code < 0:
-        name = signal.Signals(-ended.exit_code).name
+    killer = _signal_name(ended.exit_code)
+    if killer:
         return Failure(
             failure_class=FailureClass.POD_LOST,
-            message=f"the trainer of node {ended.node} was killed by {name}",
+            message=f"the trainer of node {ended.node} was killed by {killer}",
             remedy="If nobody killed it, the machine ran out of memory: lower spec.deepspeed.microBatchSize or "
             "spec.hyperparameters.maxSequenceLength.",
         )
@@ -42,6 +42,12 @@ def failure_of(ended: Ended) -> Failure | None:
         message=f"the trainer of node {ended.node} ended with exit code {ended.exit_code}",
         remedy=_SEE_LOG,
     )
+
+
+def _signal_name(exit_code: int) -> str | None:
+    """The signal that ended a process (negative codes), or that ended one of its own (128 and more)."""
+    number = -exit_code if exit_code < 0 else exit_code - 128
+    return signal.Signals(number).name if number in list(signal.Signals) else None
 
 
 def root_cause(processes: Sequence[Ended]) -> Failure | None:
