@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from scripts.demo import cluster, local
-from scripts.demo.cluster import DemoFailed, is_true
+from scripts.demo.cluster import Cluster, DemoFailed, is_true
 from scripts.demo.console import changes_only, heading, say, short
 from scripts.demo.model import cache_folder
 from scripts.demo.store import ARTIFACTS, Bucket, FolderBucket, S3Bucket, fetch_folder, fill
 
-from finetune_sandbox import ControlPlaneUnavailable, Sandbox, SandboxError
+from finetune_sandbox import ControlPlaneUnavailable, SandboxError
 
 PROJECT = Path(__file__).resolve().parents[2]
 MANIFEST = Path("examples/smollm2-lora.yaml")
@@ -30,7 +31,8 @@ QUESTION = "What does ZeRO stage 2 partition?"
 
 def main() -> int:
     """Runs the demo in a temporary folder; everything that was started is gone when it returns."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="finetune-demo-") as folder:
             return demo(Path(folder))
@@ -47,18 +49,22 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def demo(folder: Path) -> int:
-    """The whole demo, on a cluster if one can be had."""
+    """The whole demo: on the cluster that KUBECONFIG names, else on a sandbox, else without a cluster."""
     heading("SmolLM2-135M-Instruct")
     model = convert_model()
     with ExitStack() as stack:
-        heading("A sandbox cluster: Kubernetes API, two nodes, object store")
-        try:
-            sandbox = stack.enter_context(Sandbox.up(folder / "sandbox", nodes=2))
-        except ControlPlaneUnavailable as error:
-            say(f"No Kubernetes control plane can be had on this machine: {error}")
-            say("\nThe same job is shown without a cluster instead, by `finetune run --local`.")
-            return demo_without_cluster(folder, model)
-        return demo_on_cluster(sandbox, folder, model)
+        if os.environ.get("KUBECONFIG"):
+            heading("The cluster that KUBECONFIG names")
+            target = stack.enter_context(cluster.existing_cluster(os.environ))
+        else:
+            heading("A sandbox cluster: Kubernetes API, two nodes, object store")
+            try:
+                target = stack.enter_context(cluster.sandbox_cluster(folder / "sandbox"))
+            except ControlPlaneUnavailable as error:
+                say(f"No Kubernetes control plane can be had on this machine: {error}")
+                say("\nThe same job is shown without a cluster instead, by `finetune run --local`.")
+                return demo_without_cluster(folder, model)
+        return demo_on_cluster(target, folder, model)
 
 
 def convert_model() -> Path:
@@ -78,33 +84,33 @@ def convert_model() -> Path:
     return cache_folder()
 
 
-def demo_on_cluster(sandbox: Sandbox, folder: Path, model: Path) -> int:
+def demo_on_cluster(target: Cluster, folder: Path, model: Path) -> int:
     """The job through the operator, with plain kubectl."""
-    bucket = S3Bucket(BUCKET, sandbox.environment())
+    bucket = S3Bucket(BUCKET, target.environment)
     fill(bucket, model, ROWS)
-    cluster.create_secret(sandbox)
+    cluster.create_secret(target)
     logs = folder / "operator"
     heading("The operator, with the rights of its chart and no more")
-    with cluster.operator(sandbox, PROJECT, logs):
+    with cluster.operator(target, PROJECT, logs):
         try:
-            status = run_job(sandbox)
+            status = run_job(target)
         except (DemoFailed, SandboxError):
-            cluster.print_logs(sandbox, logs / "operator.log", JOB)
+            cluster.print_logs(target, logs / "operator.log", JOB)
             raise
     return show_result(status, bucket, model, folder)
 
 
-def run_job(sandbox: Sandbox) -> Mapping[str, Any]:
+def run_job(target: Cluster) -> Mapping[str, Any]:
     """Applies the example and shows its status until it is Complete.
 
     Raises:
         DemoFailed: it failed.
     """
     heading("A FineTuneJob: two pods, ZeRO stage 2, LoRA")
-    cluster.apply(sandbox, PROJECT, MANIFEST)
-    status = cluster.follow(sandbox, JOB, changes_only())
+    cluster.apply(target, PROJECT, MANIFEST)
+    status = cluster.follow(target, JOB, changes_only())
     heading("The resource's final status")
-    say(cluster.resource_text(sandbox, JOB))
+    say(cluster.resource_text(target, JOB))
     if not is_true(status, "Complete"):
         raise DemoFailed("the job is not Complete")
     return status
