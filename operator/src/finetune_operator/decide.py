@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_api import progression
+from finetune_api.conditions import Phase, conditions, is_true
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, FailureClass, Stage
 from finetune_api.results import Artifact, EvaluationResult, Prepared
 from finetune_api.status import AttemptStatus, ConditionType, FineTuneJobStatus, Reason, State
-from finetune_operator import progression
-from finetune_operator.conditions import Phase, conditions, is_true
 from finetune_operator.failures import (
     REMEDIES,
     SUCCEEDED,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from finetune_api.conditions import is_true
 from finetune_api.outcomes import FailureClass, Stage
 from finetune_api.reports import ProgressReport
 from finetune_api.status import ConditionType, FineTuneJobStatus
-from finetune_operator.conditions import is_true
 from finetune_operator.decide import Decision, decide
 from finetune_operator.observation import observe
 from support.builders import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_api.conditions import Phase, conditions
 from finetune_api.status import Condition, ConditionStatus, ConditionType, FineTuneJobStatus, Reason, State
-from finetune_operator.conditions import Phase, conditions
 from finetune_operator.events import event, transitions
 from support.builders import NAME, NAMESPACE, NOW, UID, at, stored
 

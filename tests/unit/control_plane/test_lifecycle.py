@@ -7,9 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from finetune_api.conditions import is_true
 from finetune_api.outcomes import FailureClass, Stage
 from finetune_api.status import ConditionType
-from finetune_operator.conditions import is_true
 from finetune_operator.failures import SUSPENDED, UNREAD
 from support.builders import NAME
 from support.world import Object, World, living

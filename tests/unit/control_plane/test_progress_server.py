@@ -92,39 +92,43 @@ async def test_without_a_bearer_token_401(bench: _Bench, headers: dict[str, str]
     assert bench.kube.reviews == 0
 
 
-async def _refused(bench: _Bench, **changes: str) -> None:
-    status, text = await bench.post(
+async def _asked(bench: _Bench, **changes: str) -> tuple[int, str]:
+    """The answer to a report that must leave nothing behind."""
+    answer = await bench.post(
         report(uid=changes.get("uid", UID)).to_json(),
         {"Authorization": f"Bearer {changes.get('token', A_TOKEN)}"},
         report_path(changes.get("namespace", NAMESPACE), changes.get("name", NAME)),
     )
-    assert (status, text) == (403, '{"error": "the token is not for this job"}')
     assert bench.reports.newest(NAMESPACE, NAME) is None
     assert bench.kube.writes == []
+    return answer
+
+
+NOT_THIS_JOB = (403, '{"error": "the token is not for this job"}')
 
 
 async def test_invented_token_403(bench: _Bench) -> None:
-    await _refused(bench, token="invented")
+    assert await _asked(bench, token="invented") == NOT_THIS_JOB
 
 
 async def test_token_of_job_a_for_job_b_403(bench: _Bench) -> None:
-    await _refused(bench, name="job-b", uid="uid-b")
+    assert await _asked(bench, name="job-b", uid="uid-b") == NOT_THIS_JOB
 
 
 async def test_token_of_job_a_for_job_b_under_the_uid_of_a_403(bench: _Bench) -> None:
-    await _refused(bench, name="job-b")
+    assert await _asked(bench, name="job-b") == NOT_THIS_JOB
 
 
 async def test_token_of_job_b_for_job_a_403(bench: _Bench) -> None:
-    await _refused(bench, token=B_TOKEN)
+    assert await _asked(bench, token=B_TOKEN) == NOT_THIS_JOB
 
 
 async def test_token_for_the_same_name_in_another_namespace_403(bench: _Bench) -> None:
-    await _refused(bench, namespace="team-b")
+    assert await _asked(bench, namespace="team-b") == NOT_THIS_JOB
 
 
 async def test_token_of_an_older_job_of_the_name_403(bench: _Bench) -> None:
-    await _refused(bench, uid="newer")
+    assert await _asked(bench, uid="newer") == NOT_THIS_JOB
 
 
 @pytest.mark.parametrize("body", ["", "no JSON", "[]", "{}", '{"uid": "u"}', '{"stage": "coffee"}'])

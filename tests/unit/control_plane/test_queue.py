@@ -113,6 +113,7 @@ async def test_zero_means_at_once(queue: WorkQueue[str], work: _Work) -> None:
     work.answers = [timedelta(0)]
     queue.add("a")
     await _until(lambda: len(work.calls) == 2)
+    assert work.calls == ["a", "a"]
 
 
 class _Clock:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from finetune_api import progression
+from finetune_api.conditions import Phase, conditions
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, Stage, StageOutcome
-from finetune_api.plan import gradient_accumulation_steps
 from finetune_api.reports import ProgressReport
 from finetune_api.results import Artifact, EvaluationResult, Prepared
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import (
     AttemptStatus,
-    Condition,
-    ConditionStatus,
-    ConditionType,
     FineTuneJobStatus,
-    PlanStatus,
     Reason,
     StageStatus,
     State,
@@ -25,6 +22,8 @@ from finetune_api.status import (
 
 # A manifest on its own is the first generation of its object.
 GENERATION = 1
+# A local run starts its processes once.
+_ATTEMPT = 1
 _STAGES = tuple(Stage)
 _STATE_OF_STAGE = {
     Stage.PREPARE: State.PREPARING,
@@ -32,116 +31,40 @@ _STATE_OF_STAGE = {
     Stage.EVALUATE: State.EVALUATING,
     Stage.PUBLISH: State.PUBLISHING,
 }
-_POD_STATES = frozenset({State.TRAINING, State.EVALUATING, State.PUBLISHING})
-_Verdict = tuple[bool, Reason, str]
-
-
-def _verdicts(state: State, reason: Reason, message: str, prepared: bool) -> dict[ConditionType, _Verdict]:
-    """What each condition says in a state."""
-    ended = state in (State.COMPLETE, State.FAILED)
-    complete: _Verdict = (True, reason, message) if state is State.COMPLETE else (False, Reason.NOT_PUBLISHED, "")
-    failed: _Verdict = (True, reason, message) if state is State.FAILED else (False, Reason.NOT_FAILED, "")
-    running: _Verdict = (False, Reason.FINISHED if ended else Reason.PENDING, "")
-    suspended: _Verdict = (False, Reason.NOT_SUSPENDED, "")
-    if state in _POD_STATES:
-        running = (True, Reason.TRAINING, message)
-    if state is State.SUSPENDED:
-        running, suspended = (False, Reason.SUSPENDED, ""), (True, Reason.SUSPENDED, message)
-    unready: _Verdict = (False, reason if state in (State.PREPARING, State.FAILED) else Reason.PENDING, message)
-    preparing = state is State.PREPARING
-    return {
-        ConditionType.VALIDATED: (True, Reason.SPEC_VALID, ""),
-        ConditionType.PREPARED: (True, Reason.PREPARED, "") if prepared else unready,
-        ConditionType.RUNNING: running,
-        ConditionType.SUSPENDED: suspended,
-        ConditionType.ARTIFACT_VERIFIED: complete,
-        ConditionType.COMPLETE: complete,
-        ConditionType.FAILED: failed,
-        ConditionType.RECONCILING: (True, reason, message) if preparing else (False, Reason.SETTLED, ""),
-        ConditionType.STALLED: failed,
-    }
 
 
 def _entered(status: FineTuneJobStatus, state: State, reason: Reason, message: str, now: datetime) -> FineTuneJobStatus:
-    """The status in another state; ``lastTransitionTime`` moves only where a condition did."""
-    known = {condition.type: condition for condition in status.conditions}
-    conditions = []
-    for kind, (holds, why, text) in _verdicts(state, reason, message, status.run_id is not None).items():
-        value = ConditionStatus.TRUE if holds else ConditionStatus.FALSE
-        before = known.get(kind)
-        since = before.last_transition_time if before and before.status is value else now
-        conditions.append(
-            Condition(
-                type=kind,
-                status=value,
-                reason=why,
-                message=text,
-                last_transition_time=since,
-                observed_generation=GENERATION,
-            )
-        )
-    return status.model_copy(update={"state": state, "conditions": tuple(conditions)})
-
-
-def _with_stage(status: FineTuneJobStatus, stage: StageStatus) -> FineTuneJobStatus:
-    others = [entry for entry in status.stages if entry.name is not stage.name]
-    ordered = sorted((*others, stage), key=lambda entry: _STAGES.index(entry.name))
-    return status.model_copy(update={"stages": tuple(ordered)})
-
-
-def _stage(status: FineTuneJobStatus, name: Stage) -> StageStatus:
-    return next((entry for entry in status.stages if entry.name is name), StageStatus(name=name))
+    """The status in another state."""
+    phase = Phase(state, reason, message, prepared=status.run_id is not None)
+    said = conditions(phase, status.conditions, GENERATION, now)
+    return status.model_copy(update={"state": state, "conditions": said})
 
 
 def preparing(now: datetime) -> FineTuneJobStatus:
     """The status at the start of a run."""
     status = FineTuneJobStatus(observed_generation=GENERATION, start_time=now)
-    status = _with_stage(status, StageStatus(name=Stage.PREPARE, started=now))
+    status = progression.with_stage(status, StageStatus(name=Stage.PREPARE, started=now))
     return _entered(status, State.PREPARING, Reason.PREPARING, "checking and preparing the inputs", now)
 
 
 def prepared(status: FineTuneJobStatus, spec: FineTuneJobSpec, found: Prepared, now: datetime) -> FineTuneJobStatus:
     """The status when prepare has resolved the run; Complete at once if its artifact is there already."""
-    plan = PlanStatus(
-        attempt=1,
-        world_size=spec.resources.world_size,
-        gradient_accumulation_steps=gradient_accumulation_steps(spec),
-        total_steps=found.steps,
-        model_digest=found.model_digest,
-        model_revision=found.model_revision,
-        data_uri=found.data_uri,
-        train=found.train,
-        validation=found.validation,
-    )
-    stage = _stage(status, Stage.PREPARE).model_copy(update={"finished": now, "message": _summary(found)})
-    status = _with_stage(status.model_copy(update={"run_id": found.run_id, "plan": plan}), stage)
+    started = progression.stage_of(status, Stage.PREPARE).started
+    status = progression.with_prepared(status, spec, found, _ATTEMPT, started, now)
     if found.adopted:
         return _complete(status, found.adopted, found.adopted_evaluation, Reason.ADOPTED, now)
     return status
 
 
-def _summary(found: Prepared) -> str:
-    held_out = f", {found.validation.rows} held out" if found.validation else ""
-    truncated = f", {found.train.truncated} truncated" if found.train.truncated else ""
-    return f"{found.train.rows} rows, {found.train.tokens} tokens{truncated}{held_out}"
-
-
 def training(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
     """The status when the training processes have been started."""
-    attempts = (AttemptStatus(number=1, started=now),)
+    attempts = (AttemptStatus(number=_ATTEMPT, started=now),)
     return _in_stage(status.model_copy(update={"attempts": attempts}), Stage.TRAIN, now)
 
 
 def _in_stage(status: FineTuneJobStatus, name: Stage, now: datetime) -> FineTuneJobStatus:
     """The status when a stage of the training processes is under way: those before it are done."""
-    for earlier in _STAGES[: _STAGES.index(name)]:
-        entry = _stage(status, earlier)
-        if entry.finished is None:
-            done = {"started": entry.started or now, "finished": now}
-            status = _with_stage(status, entry.model_copy(update=done))
-    entry = _stage(status, name)
-    if entry.started is None:
-        status = _with_stage(status, entry.model_copy(update={"started": now}))
+    status = progression.entered(status, name, now)
     return _entered(status, _STATE_OF_STAGE[name], Reason.TRAINING, "all processes are running", now)
 
 
@@ -157,9 +80,7 @@ def reported(status: FineTuneJobStatus, report: ProgressReport, now: datetime) -
 
 def trained(status: FineTuneJobStatus, outcome: StageOutcome, artifact: Artifact, now: datetime) -> FineTuneJobStatus:
     """The status when the training processes have published a verified artifact."""
-    status = _in_stage(status, Stage.PUBLISH, now)
-    published = _stage(status, Stage.PUBLISH).model_copy(update={"finished": now})
-    status = _with_stage(status, published)
+    status = progression.finished(status, now)
     status = _attempt_ended(status, "Succeeded", None, now)
     return _complete(status, artifact, outcome.evaluation, Reason.PUBLISHED, now)
 
@@ -181,7 +102,7 @@ def failed(status: FineTuneJobStatus, failure: Failure, now: datetime) -> FineTu
     status = _attempt_ended(status, failure.failure_class.value, failure.message, now)
     status = status.model_copy(update={"failure": failure, "completion_time": now})
     reason = Reason.RUN_FAILED if status.run_id else Reason.PREPARE_FAILED
-    return _entered(status, State.FAILED, reason, f"{failure.message}. {failure.remedy}", now)
+    return _entered(status, State.FAILED, reason, failure.words, now)
 
 
 def stopped(status: FineTuneJobStatus, signal_name: str, now: datetime) -> FineTuneJobStatus:

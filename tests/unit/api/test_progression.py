@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_api import progression
 from finetune_api.outcomes import Stage
 from finetune_api.status import AttemptStatus, FineTuneJobStatus, StageStatus
-from finetune_operator import progression
 from support.builders import at, job, prepared
 
 EMPTY = FineTuneJobStatus()

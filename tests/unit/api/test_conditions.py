@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_api.conditions import Phase, conditions, is_true
 from finetune_api.status import Condition, ConditionStatus, ConditionType, Reason, State
-from finetune_operator.conditions import Phase, conditions, is_true
 from support.builders import NOW, at
 
 ORDER = [kind.value for kind in ConditionType]
