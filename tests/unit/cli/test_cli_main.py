@@ -1,0 +1,115 @@
+"""The command line from outside: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.job_manifests import MANIFEST, REMOVED, edited
+
+
+def finetune(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "finetune_cli", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    file = tmp_path / "job.yaml"
+    file.write_text(json.dumps(MANIFEST))
+    return file
+
+
+def test_a_valid_manifest(manifest: Path) -> None:
+    result = finetune("validate", str(manifest))
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f'{manifest}: FineTuneJob.finetune.dev "tiny" is valid\n'
+
+
+def test_standard_input_is_a_file_too() -> None:
+    result = finetune("validate", "-", stdin=json.dumps(MANIFEST))
+
+    assert (result.returncode, result.stdout) == (0, '-: FineTuneJob.finetune.dev "tiny" is valid\n')
+
+
+def test_every_file_is_checked_and_one_bad_one_fails(manifest: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(json.dumps(edited({"spec/model": REMOVED, "spec/deepspeed/zeroStage": 4})))
+
+    result = finetune("validate", str(bad), str(manifest))
+
+    assert result.returncode == 10
+    assert result.stdout == f'{manifest}: FineTuneJob.finetune.dev "tiny" is valid\n'
+    assert result.stderr == (
+        f'error: {bad}: FineTuneJob.finetune.dev "tiny" is invalid:\n'
+        "* spec.deepspeed.zeroStage: Invalid value: 4: spec.deepspeed.zeroStage in body should be less than or equal "
+        "to 3\n"
+        "* spec.model: Required value\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"\xff\xfe", "cannot be read: it is not UTF-8 text"),
+        (b"a: [", "not readable as YAML: line 1: "),
+        (b"apiVersion: v1\nkind: Pod\n", "no FineTuneJob of apiVersion finetune.dev/v1alpha1 found"),
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path: Path, content: bytes | None, message: str) -> None:
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_bytes(content)
+
+    result = finetune("validate", str(file))
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {file}: {message}")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    result = finetune("validate", str(tmp_path))
+
+    assert (result.returncode, result.stderr) == (2, f"error: {tmp_path}: cannot be read: Is a directory\n")
+
+
+def test_running_needs_local(manifest: Path) -> None:
+    result = finetune("run", str(manifest))
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: only --local runs are served")
+
+
+def test_help_names_the_commands_and_exit_codes() -> None:
+    result = finetune("--help")
+
+    assert result.returncode == 0
+    assert {"validate", "run", "130"} <= set(result.stdout.replace(".", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("namespace", "declared", "code"), [("team-a", "team-b", 2), ("team-b", "team-b", 18), ("team-a", None, 18)]
+)
+def test_the_namespace_of_the_manifest_wins_by_refusing_another(
+    manifest: Path, namespace: str, declared: str | None, code: int
+) -> None:
+    changes: dict[str, Any] = {
+        "spec/resources/gpusPerNode": 16,
+        "spec/hyperparameters/globalBatchSize": 16,
+        **({"metadata/namespace": declared} if declared else {}),
+    }
+    manifest.write_text(json.dumps(edited(changes)))
+
+    # Ends before anything is started: no machine of a test has sixteen GPUs.
+    result = finetune("run", "--local", str(manifest), "--namespace", namespace)
+
+    assert result.returncode == code
+    assert ("the manifest says team-b" in result.stderr) is (code == 2)
