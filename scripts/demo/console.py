@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from finetune_api.outcomes import Failure
+
 _START = time.monotonic()
 
 
@@ -28,7 +30,7 @@ def status_line(status: Mapping[str, Any]) -> str:
     parts += [f"{name} {short(progress[field])}" for field, name in measured if field in progress]
     failure = status.get("failure")
     if failure:
-        parts.append(f"{failure['class']}: {failure['message']}. {failure['remedy']}")
+        parts.append(f"{failure['class']}: {Failure.model_validate(failure).words}")
     return "  ".join(parts).rstrip()
 
 

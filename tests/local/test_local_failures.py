@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_api.outcomes import Failure
 from support.local_store import JOB, Ended, Store
 
 # Each run starts processes that import torch and DeepSpeed.
@@ -21,7 +22,7 @@ def failed(result: Ended, reason: str = "PrepareFailed") -> str:
     """Message of the Failed condition of a run that ended with it."""
     assert (result.status["state"], result.condition("Failed")["reason"]) == ("Failed", reason)
     failure = result.status["failure"]
-    assert result.condition("Failed")["message"] == f"{failure['message']}. {failure['remedy']}"
+    assert result.condition("Failed")["message"] == Failure.model_validate(failure).words
     return f"{failure['class']}: {failure['message']}"
 
 

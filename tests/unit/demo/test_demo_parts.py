@@ -53,7 +53,7 @@ def part(monkeypatch: pytest.MonkeyPatch) -> Any:
         ),
         (
             {"state": "Failed", "failure": {"class": "DataError", "message": "line 17", "remedy": "Correct it"}},
-            "Failed       DataError: line 17. Correct it",
+            "Failed       DataError: line 17. Correct it.",
         ),
     ],
 )

@@ -41,7 +41,7 @@ def status_line(status: FineTuneJobStatus) -> str:
         )
         parts.extend(f"{name} {value}" for name, value in measured if value is not None)
     if status.failure:
-        parts.append(f"{status.failure.failure_class}: {status.failure.message}. {status.failure.remedy}")
+        parts.append(f"{status.failure.failure_class}: {status.failure.words}")
     if status.artifact:
         parts.append(status.artifact.uri)
     return "  ".join(part for part in parts if part)
