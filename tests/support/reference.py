@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, get_scheduler
 
 from finetune_api.spec import FineTuneJobSpec, LoraOptions, Precision, Tuning
-from finetune_trainer.batches import BatchOrder, Rows
+from finetune_trainer.training.batches import BatchOrder, Rows
 
 
 @dataclass(frozen=True)

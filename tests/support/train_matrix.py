@@ -8,8 +8,8 @@ from pathlib import Path
 
 from finetune_api.plan import RunPlan
 from finetune_trainer.progress import SilentReporter
-from finetune_trainer.train import Training
-from finetune_trainer.worker import join_world, load_splits
+from finetune_trainer.training.train import Training
+from finetune_trainer.training.worker import join_world, load_splits
 from finetune_trainer.workspace import Workspace
 
 

@@ -15,8 +15,15 @@ import numpy as np
 from finetune_api.plan import Device, JobReference, RunPlan, StoreAccess, World, total_steps
 from finetune_api.results import Prepared, SplitSummary
 from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.sources import open_model
-from finetune_trainer.splits import TRAIN_FILE, VALIDATION_FILE, SplitArrays, SplitsSummary, TokenizedSplit, write_split
+from finetune_trainer.data.splits import (
+    TRAIN_FILE,
+    VALIDATION_FILE,
+    SplitArrays,
+    SplitsSummary,
+    TokenizedSplit,
+    write_split,
+)
+from finetune_trainer.models.sources import open_model
 
 VOCABULARY = 256
 BUCKET = "bucket"

@@ -18,7 +18,7 @@ import pytest
 
 from finetune_api.outcomes import ExitCode
 from finetune_api.plan import ProgressEndpoint, RunPlan
-from finetune_trainer.splits import SplitsSummary
+from finetune_trainer.data.splits import SplitsSummary
 from support.tiny_model import write_tiny_model
 from support.training_runs import make_plan, make_spec, start_pod, write_prepared_data
 

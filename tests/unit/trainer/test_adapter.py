@@ -10,8 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from finetune_api.spec import FineTuneJobSpec, LoraOptions
-from finetune_trainer.adapter import add_adapter, save_adapter
 from finetune_trainer.errors import UserError
+from finetune_trainer.models.adapter import add_adapter, save_adapter
 from support.training_runs import make_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

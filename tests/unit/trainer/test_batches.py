@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from finetune_trainer.batches import IGNORE_INDEX, BatchOrder, collate, count_tokens, epoch_order, held_out_batches
+from finetune_trainer.training.batches import (
+    IGNORE_INDEX,
+    BatchOrder,
+    collate,
+    count_tokens,
+    epoch_order,
+    held_out_batches,
+)
 
 
 class FewRows:

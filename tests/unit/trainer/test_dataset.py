@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.dataset import Rows, check_loss, held_out, hold_out
+from finetune_trainer.data.dataset import Rows, check_loss, held_out, hold_out
 from finetune_trainer.errors import DataError, UserError
 
 KEYS = st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=40)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.plan import Device, World
-from finetune_trainer.devices import choose_device, process_environment
 from finetune_trainer.errors import DeviceMissing
+from finetune_trainer.training.devices import choose_device, process_environment
 
 
 def world(device: Device, processes: int = 2) -> World:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_trainer.engine import deepspeed_config
+from finetune_trainer.training.engine import deepspeed_config
 from support.training_runs import make_spec
 
 

@@ -12,9 +12,9 @@ from huggingface_hub import snapshot_download
 
 from finetune_api.plan import RunPlan
 from finetune_trainer.errors import StorageError, UserError
-from finetune_trainer.modelfiles import WEIGHTS
+from finetune_trainer.models.modelfiles import WEIGHTS
+from finetune_trainer.models.sources import fetch_model, open_model
 from finetune_trainer.prepare import prepare
-from finetune_trainer.sources import fetch_model, open_model
 from support.hub_server import Hub, hub_server
 from support.run_plans import Place
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.hyperparameters import effective_values, refuse_unsupported
+from finetune_trainer.training.hyperparameters import effective_values, refuse_unsupported
 from support.training_runs import make_spec
 
 

@@ -10,7 +10,7 @@ from finetune_api.outcomes import Failure, FailureClass, Stage, StageOutcome
 from finetune_api.plan import JobReference, RunPlan, world_of
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import Killed
-from finetune_trainer.launch import node_end, torchrun_arguments
+from finetune_trainer.training.launch import node_end, torchrun_arguments
 from finetune_trainer.workspace import Workspace, workspace_of
 from support.training_runs import make_spec
 

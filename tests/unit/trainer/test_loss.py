@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from finetune_trainer.batches import IGNORE_INDEX
-from finetune_trainer.loss import loss_share, summed_cross_entropy
+from finetune_trainer.training.batches import IGNORE_INDEX
+from finetune_trainer.training.loss import loss_share, summed_cross_entropy
 
 
 def test_sum_over_labelled_positions_in_float32() -> None:

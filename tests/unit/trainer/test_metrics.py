@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.metrics import (
+from finetune_trainer.artifact.report import render_report, thinned
+from finetune_trainer.training.metrics import (
     EvaluationMetrics,
     MetricsFile,
     StepMetrics,
@@ -17,7 +18,6 @@ from finetune_trainer.metrics import (
     log_line,
     progress_of,
 )
-from finetune_trainer.report import render_report, thinned
 
 STEP = StepMetrics(
     step=5,

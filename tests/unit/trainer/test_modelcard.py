@@ -9,7 +9,7 @@ import yaml
 
 from finetune_api.results import EvaluationResult, Prepared, SplitSummary
 from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.modelcard import model_card
+from finetune_trainer.artifact.modelcard import model_card
 
 TRAIN = SplitSummary(digest="sha256:" + "1" * 64, rows=90, tokens=900, loss_tokens=300, truncated=2)
 HELD_OUT = SplitSummary(digest="sha256:" + "2" * 64, rows=10, tokens=100, loss_tokens=30, truncated=0)

@@ -14,11 +14,11 @@ from safetensors.numpy import save_file
 from finetune_api.plan import RunPlan, StoreAccess
 from finetune_api.results import EvaluationResult, Prepared
 from finetune_api.uris import S3Location
+from finetune_trainer.artifact.manifest import Kind
+from finetune_trainer.artifact.publish import publish
+from finetune_trainer.data.splits import fetch_splits
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UserError
-from finetune_trainer.manifest import Kind
 from finetune_trainer.prepare import prepare
-from finetune_trainer.publish import publish
-from finetune_trainer.splits import fetch_splits
 from support.object_store import CREDENTIALS
 from support.paper_model import VOCABULARY, write_paper_model
 from support.run_plans import ROWS, Place, chat, jsonl

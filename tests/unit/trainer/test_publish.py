@@ -15,12 +15,12 @@ from safetensors.numpy import save_file
 from finetune_api.results import Artifact, EvaluationResult, Prepared, SplitSummary
 from finetune_api.runid import run_id, sha256_digest, training_definition
 from finetune_api.uris import S3Location
-from finetune_trainer import publish as publishing
+from finetune_trainer.artifact import publish as publishing
+from finetune_trainer.artifact.manifest import Kind, Manifest, Role
+from finetune_trainer.artifact.publish import publish
 from finetune_trainer.errors import TrainerError, VerificationFailed
-from finetune_trainer.manifest import Kind, Manifest, Role
-from finetune_trainer.publish import publish
-from finetune_trainer.storage import store_of
-from finetune_trainer.stores import ObjectStore, StoredObject
+from finetune_trainer.storage.interface import ObjectStore, StoredObject
+from finetune_trainer.storage.s3 import store_of
 from support.paper_model import model_tensors, write_paper_model
 from support.run_plans import Place
 

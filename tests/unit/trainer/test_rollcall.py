@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from finetune_trainer.errors import RendezvousFailed
-from finetune_trainer.rollcall import Roll, answer_roll
+from finetune_trainer.training.rollcall import Roll, answer_roll
 from support.training_runs import free_port
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_trainer.data.rows import Problems, lines, parse_row, row_key
 from finetune_trainer.errors import BadRow, DataError
-from finetune_trainer.rows import Problems, lines, parse_row, row_key
 from support.run_plans import chat
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from finetune_api.uris import S3Location
 from finetune_trainer.errors import StorageError, TrainerError, UserError
-from finetune_trainer.s3errors import Refusal, missing_credentials, refusal, unreachable
-from finetune_trainer.stores import StoreFields
+from finetune_trainer.storage.interface import StoreFields
+from finetune_trainer.storage.s3errors import Refusal, missing_credentials, refusal, unreachable
 
 FIELDS = StoreFields("spec.model.source", "spec.model.s3")
 PLACE = S3Location("models", "tiny")

@@ -7,7 +7,7 @@ import torch
 from transformers import get_scheduler
 
 from finetune_api.spec import Schedule
-from finetune_trainer.schedule import learning_rate_factor
+from finetune_trainer.training.schedule import learning_rate_factor
 
 
 @pytest.mark.parametrize("schedule", Schedule)

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 from finetune_api.plan import RunPlan
 from finetune_api.results import Prepared, SplitSummary
 from finetune_api.uris import S3Location
-from finetune_trainer.digests import REMEMBERED_BYTES, DigestMemory, digest_of_files, object_sha256
 from finetune_trainer.errors import UserError
-from finetune_trainer.sources import base_model_name, fetch_model, open_model
-from finetune_trainer.stores import ObjectStore, StoredObject
+from finetune_trainer.models.sources import base_model_name, fetch_model, open_model
+from finetune_trainer.storage.digests import REMEMBERED_BYTES, DigestMemory, digest_of_files, object_sha256
+from finetune_trainer.storage.interface import ObjectStore, StoredObject
 from support.paper_model import model_tensors, write_paper_model
 from support.run_plans import Place
 

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 from finetune_api.results import Prepared, SplitSummary
 from finetune_api.runid import sha256_digest
 from finetune_api.uris import S3Location
+from finetune_trainer.data.splitfiles import SUMMARY_FILE, TRAIN_FILE, SplitsSummary, write_split_file
+from finetune_trainer.data.splits import SplitArrays, TokenizedSplit, fetch_splits, write_split
 from finetune_trainer.errors import NotSafetensors, StorageError
-from finetune_trainer.safetensors_header import parse_header, read_file_header, write_vectors
-from finetune_trainer.splitfiles import SUMMARY_FILE, TRAIN_FILE, SplitsSummary, write_split_file
-from finetune_trainer.splits import SplitArrays, TokenizedSplit, fetch_splits, write_split
-from finetune_trainer.tensors import TensorFile
+from finetune_trainer.models.safetensors_header import parse_header, read_file_header, write_vectors
+from finetune_trainer.models.tensors import TensorFile
 from support.run_plans import Place
 
 DIGEST = "sha256:" + "a" * 64

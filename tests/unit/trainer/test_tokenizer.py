@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from finetune_trainer.data.rows import Message
+from finetune_trainer.data.tokenizer import ChatTokenizer, loss_mask, named_tokens
 from finetune_trainer.errors import BadRow, UserError
-from finetune_trainer.rows import Message
-from finetune_trainer.tokenizer import ChatTokenizer, loss_mask, named_tokens
 from support import chat_templates as templates
 from support.paper_model import SPECIAL_TOKENS
 from support.smollm2 import write_smollm2_tokenizer

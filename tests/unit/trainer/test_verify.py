@@ -7,8 +7,15 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.artifact.verify import (
+    TensorFacts,
+    base_name,
+    check_adapter,
+    check_index,
+    check_model,
+    check_names,
+)
 from finetune_trainer.errors import VerificationFailed
-from finetune_trainer.verify import TensorFacts, base_name, check_adapter, check_index, check_model, check_names
 
 BASE = {
     "model.embed_tokens.weight": (10, 4),

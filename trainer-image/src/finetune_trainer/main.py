@@ -56,10 +56,10 @@ def _run(command: str, plan: RunPlan) -> int:
         raise_on_sigterm()
         return run_stage(Stage.PREPARE, os.environ, lambda: _prepare(plan))
     if command == "train":
-        from finetune_trainer import launch
+        from finetune_trainer.training import launch
 
         return launch.main(plan)
-    from finetune_trainer import worker
+    from finetune_trainer.training import worker
 
     return worker.main(plan)
 

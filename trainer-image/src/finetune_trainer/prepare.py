@@ -9,11 +9,11 @@ from finetune_api.layout import probe_object
 from finetune_api.plan import OUTPUT, RunPlan, total_steps
 from finetune_api.results import Prepared
 from finetune_api.runid import run_id, training_definition
-from finetune_trainer.adoption import find_published
+from finetune_trainer.artifact.adoption import find_published
+from finetune_trainer.data.prepared_data import PreparedData, prepare_data
 from finetune_trainer.errors import StorageError
-from finetune_trainer.prepared_data import PreparedData, prepare_data
-from finetune_trainer.sources import Model, open_model
-from finetune_trainer.storage import store_of
+from finetune_trainer.models.sources import Model, open_model
+from finetune_trainer.storage.s3 import store_of
 from finetune_trainer.workspace import workspace_of
 
 logger = logging.getLogger(__name__)

@@ -1,30 +1,13 @@
 """The FineTuneJob's spec. These models are the source of the CRD: docstrings and descriptions become its help."""
 
-from finetune_api.spec.inputs import (
-    AddressingStyle,
-    DataFormat,
-    DatasetSpec,
-    DataSource,
-    HubAccess,
-    ModelSpec,
-    S3Access,
-    SecretKeyReference,
-    SecretReference,
-    TooLong,
-    ValidationSpec,
-)
+from finetune_api.spec.access import AddressingStyle, HubAccess, S3Access, SecretKeyReference, SecretReference
+from finetune_api.spec.dataset import DataFormat, DatasetSpec, DataSource, TooLong, ValidationSpec
+from finetune_api.spec.evaluation import EvaluationSpec
+from finetune_api.spec.hyperparameters import HyperparametersSpec, Precision, Schedule
 from finetune_api.spec.job import MAX_NAME_LENGTH, FineTuneJobSpec, OutputSpec
+from finetune_api.spec.method import LoraOptions, MethodSpec, Objective, Tuning
+from finetune_api.spec.model import ModelSpec
 from finetune_api.spec.resources import DeepSpeedSpec, ResourcesSpec
-from finetune_api.spec.training import (
-    EvaluationSpec,
-    HyperparametersSpec,
-    LoraOptions,
-    MethodSpec,
-    Objective,
-    Precision,
-    Schedule,
-    Tuning,
-)
 
 __all__ = [
     "MAX_NAME_LENGTH",

@@ -7,9 +7,13 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import Document, validations
-from finetune_api.spec.inputs import DatasetSpec, ModelSpec, S3Access
+from finetune_api.spec.access import S3Access
+from finetune_api.spec.dataset import DatasetSpec
+from finetune_api.spec.evaluation import EvaluationSpec
+from finetune_api.spec.hyperparameters import HyperparametersSpec
+from finetune_api.spec.method import MethodSpec
+from finetune_api.spec.model import ModelSpec
 from finetune_api.spec.resources import DeepSpeedSpec, ResourcesSpec
-from finetune_api.spec.training import EvaluationSpec, HyperparametersSpec, MethodSpec
 
 MAX_NAME_LENGTH = 48
 

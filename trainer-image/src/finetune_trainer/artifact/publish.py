@@ -1,0 +1,179 @@
+"""Publishing: upload, manifest last, read everything back, and only then point the job's newest run at it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from finetune_api.layout import MANIFEST, run_prefix
+from finetune_api.plan import OUTPUT, RunPlan
+from finetune_api.results import Artifact, EvaluationResult, Prepared
+from finetune_api.runid import training_definition
+from finetune_api.uris import S3Location
+from finetune_trainer.artifact.latest import point_latest
+from finetune_trainer.artifact.manifest import Kind, Manifest, ManifestFile, artifact_of, describe_files
+from finetune_trainer.artifact.verify import (
+    ADAPTER_CONFIG,
+    Shapes,
+    TensorFacts,
+    check_adapter,
+    check_index,
+    check_model,
+    check_names,
+)
+from finetune_trainer.errors import NotSafetensors, TrainerError, VerificationFailed
+from finetune_trainer.models.modelfiles import CONFIG, WEIGHTS_INDEX
+from finetune_trainer.models.safetensors_header import read_file_header
+from finetune_trainer.models.sources import base_model_name
+from finetune_trainer.models.tensors import TensorFile
+from finetune_trainer.storage.digests import file_sha256
+from finetune_trainer.storage.interface import ObjectStore
+from finetune_trainer.storage.s3 import store_of
+
+logger = logging.getLogger(__name__)
+
+_SAFETENSORS = ".safetensors"
+_DAMAGED = "check the store, then run the job again"
+
+
+def publish(
+    plan: RunPlan,
+    environment: Mapping[str, str],
+    folder: Path,
+    kind: Kind,
+    base_model: Path,
+    evaluation: EvaluationResult | None,
+    record: Mapping[str, Any],
+) -> Artifact:
+    """Publishes every file of a folder as the artifact of the plan's run, and verifies what arrived.
+
+    ``base_model`` is the folder of the base model on this machine; ``record`` is what the manifest tells of how the
+    run was made. Publishing the same run again replaces it.
+
+    Raises:
+        VerificationFailed: what was read back is not right; then there is no manifest and nobody adopts it.
+        StorageError, UserError: the output cannot be written.
+    """
+    prepared = _prepared(plan)
+    store = store_of(plan, OUTPUT, environment)
+    prefix = run_prefix(plan.spec.output.destination, plan.job.namespace, plan.job.name, prepared.run_id)
+    manifest = _manifest(plan, prepared, kind, describe_files(folder), evaluation, record)
+    content = json.dumps(manifest.to_wire(), indent=2, ensure_ascii=False).encode()
+    # An older manifest must not vouch for a mixture of old and new files.
+    store.delete(prefix.child(MANIFEST))
+    _upload(store, folder, prefix, manifest)
+    store.put(prefix.child(MANIFEST), content)
+    try:
+        verify(store, prefix, manifest, base_shapes(base_model))
+        if store.read(prefix.child(MANIFEST)) != content:
+            raise VerificationFailed(f"{prefix}/{MANIFEST} was read back with another content", _DAMAGED)
+    except VerificationFailed:
+        store.delete(prefix.child(MANIFEST))
+        raise
+    artifact = artifact_of(manifest, content, prefix)
+    point_latest(store, plan, artifact, prepared.run_id)
+    logger.info("published and verified %s: %d files, %d bytes", prefix, artifact.files, artifact.total_bytes)
+    return artifact
+
+
+def _prepared(plan: RunPlan) -> Prepared:
+    if plan.prepared is None:
+        raise TrainerError("the plan of an artifact has no prepared run", "run the prepare stage first")
+    return plan.prepared
+
+
+def _manifest(
+    plan: RunPlan,
+    prepared: Prepared,
+    kind: Kind,
+    files: tuple[ManifestFile, ...],
+    evaluation: EvaluationResult | None,
+    record: Mapping[str, Any],
+) -> Manifest:
+    held_out = prepared.validation.digest if prepared.validation else None
+    return Manifest(
+        run_id=prepared.run_id,
+        kind=kind,
+        created=datetime.now(UTC),
+        base_model=base_model_name(plan.spec),
+        model_digest=prepared.model_digest,
+        model_revision=prepared.model_revision,
+        definition=training_definition(plan.spec, prepared.model_digest, prepared.train.digest, held_out),
+        evaluation=evaluation,
+        record=dict(record),
+        files=files,
+    )
+
+
+def _upload(store: ObjectStore, folder: Path, prefix: S3Location, manifest: Manifest) -> None:
+    wanted = {prefix.child(file.name): folder / file.name for file in manifest.files}
+    # What an attempt that died left behind is no part of this artifact.
+    for stray in [found.location for found in store.objects(prefix) if found.location not in wanted]:
+        store.delete(stray)
+    for location, path in wanted.items():
+        store.upload(path, location)
+
+
+def base_shapes(folder: Path) -> Shapes:
+    """Shapes of the base model's tensors by name, from the headers of its files."""
+    return {
+        name: tensor.shape
+        for path in sorted(folder.glob(f"*{_SAFETENSORS}"))
+        for name, tensor in read_file_header(path).items()
+    }
+
+
+def verify(store: ObjectStore, prefix: S3Location, manifest: Manifest, base: Shapes) -> None:
+    """Reads every file of an artifact back and checks it; see :mod:`finetune_trainer.artifact.verify`.
+
+    Raises:
+        VerificationFailed: it is not what was trained.
+    """
+    tensors: dict[str, TensorFacts] = {}
+    places: dict[str, str] = {}
+    documents: dict[str, Any] = {}
+    adapter = manifest.kind is Kind.ADAPTER
+    check_names([file.name for file in manifest.files], adapter)
+    with TemporaryDirectory() as scratch:
+        for file in manifest.files:
+            path = Path(scratch) / "file"
+            _read_back(store, prefix.child(file.name), file, path)
+            if file.name.endswith(_SAFETENSORS):
+                facts = _tensor_facts(path, file.name)
+                tensors |= facts
+                places |= dict.fromkeys(facts, file.name)
+            elif file.name in (ADAPTER_CONFIG, CONFIG, WEIGHTS_INDEX):
+                documents[file.name] = json.loads(path.read_bytes())
+            path.unlink()
+    if adapter:
+        check_adapter(tensors, documents[ADAPTER_CONFIG], base, manifest.base_model)
+        return
+    check_model(tensors, documents[CONFIG], base)
+    if WEIGHTS_INDEX in documents:
+        check_index(documents[WEIGHTS_INDEX], places)
+
+
+def _read_back(store: ObjectStore, location: S3Location, file: ManifestFile, path: Path) -> None:
+    found = store.stat(location)
+    if found is None or found.size != file.size:
+        what = "is not there" if found is None else f"has {found.size} bytes instead of {file.size}"
+        raise VerificationFailed(f"the published file {location} {what}", _DAMAGED)
+    store.download(location, path)
+    if file_sha256(path) != file.sha256:
+        raise VerificationFailed(f"the published file {location} was read back with another SHA-256", _DAMAGED)
+
+
+def _tensor_facts(path: Path, name: str) -> dict[str, TensorFacts]:
+    try:
+        tensors = TensorFile(path)
+    except NotSafetensors as error:
+        raise VerificationFailed(f"the published {name} is damaged: {error.reason}", _DAMAGED) from error
+    return {
+        key: TensorFacts(info.shape, tensors.is_finite(key), tensors.is_zero(key))
+        for key, info in tensors.tensors.items()
+    }

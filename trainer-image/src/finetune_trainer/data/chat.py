@@ -1,0 +1,246 @@
+"""Chat templates: conversations become text as transformers renders it, with the places that carry loss.
+
+Loss is on what the model itself has to write: an assistant turn from the end of the generation prompt through the token
+that ends the turn, so that the model learns to stop. A template says where that is with ``{% generation %}``; for
+others it is found by rendering.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from finetune_trainer.data.rows import Message
+from finetune_trainer.errors import BadRow, UserError
+
+# Of the private use area at both ends, so that hardly any content begins or ends alike.
+_SENTINEL = "\ue0f1the turn\ue0f1"
+_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# Templates that print the date print this one: the same rows must give the same tokens on every day.
+_DATE = datetime(2024, 7, 26)
+_FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+Span = tuple[int, int]
+_QUESTION: tuple[Message, ...] = ({"role": "user", "content": "a question"},)
+_ANSWER: Message = {"role": "assistant", "content": _SENTINEL}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, and the ranges of characters in it that carry loss."""
+
+    text: str
+    spans: tuple[Span, ...]
+
+
+class _GenerationBlocks(Extension):
+    """``{% generation %}…{% endgeneration %}`` as in transformers: notes where the block's text begins and ends."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.written: list[str] = []
+        self.spans: list[Span] = []
+        environment.extend(generation_blocks=self)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_note"), [], [], body).set_lineno(line)
+
+    def _note(self, caller: Macro) -> str:
+        text: str = caller()
+        start = sum(map(len, self.written))
+        self.spans.append((start, start + len(text)))
+        return text
+
+    def render(self, pieces: Iterable[str]) -> tuple[str, tuple[Span, ...]]:
+        """Joins what a template generates and returns it with the ranges of its blocks."""
+        self.written, self.spans = [], []
+        for piece in pieces:
+            self.written.append(piece)
+        return "".join(self.written), tuple(self.spans)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """Without names that begin with an underscore: they could lead out of the sandbox, as in transformers."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        # No parameter called self, so that a template may have a variable of that name.
+        attributes = dict(*args[1:], **kwargs)
+        for name in attributes:
+            _refuse_private(name)
+        jinja2.utils.Namespace.__init__(args[0], attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_private(name)
+        super().__setitem__(name, value)
+
+
+def _refuse_private(name: str) -> None:
+    if name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"{name!r} begins with an underscore")
+
+
+def _environment() -> jinja2.Environment:
+    """The environment in which transformers renders templates (chat_template_utils), but for the date."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols]
+    )
+
+    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    environment.globals["namespace"] = _Namespace
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = _DATE.strftime
+    return environment
+
+
+class ChatTemplate:
+    """A model's chat template.
+
+    ``variables`` are the texts of its named special tokens, such as ``eos_token``; ``special_tokens`` are all special
+    tokens, and ``stop_tokens`` those at which generation stops.
+
+    Raises:
+        UserError: the template cannot be used for training; the message says why.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        variables: Mapping[str, str],
+        special_tokens: Collection[str],
+        stop_tokens: Collection[str],
+    ) -> None:
+        environment = _environment()
+        self._blocks: _GenerationBlocks = environment.generation_blocks  # type: ignore[attr-defined]
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise _unusable(f"is not valid: {error}", "correct it") from error
+        self._marked = bool(_MARK.search(source))
+        self._variables = dict(variables)
+        self._special = frozenset({*special_tokens, *stop_tokens})
+        self._ends = self._turn_ends() | set(stop_tokens)
+        self._prompts = self._render(_QUESTION, prompt=True) != self._render(_QUESTION)
+        self._lead = ""
+        self._lead = self._usual_lead()
+
+    def render(self, messages: Sequence[Message]) -> Rendered:
+        """A conversation as text with the ranges that carry loss.
+
+        Raises:
+            BadRow: the template refuses the conversation, or does not show where an assistant turn is.
+        """
+        text, blocks = self._render(messages)
+        if not self._marked:
+            turns = (index for index, message in enumerate(messages) if message["role"] == "assistant")
+            blocks = tuple(self._turn(messages, index, text) for index in turns)
+        spans = tuple(self._with_end(text, start, end) for start, end in blocks if end > start)
+        if not spans:
+            raise BadRow("the chat template marks nothing of this row as written by the assistant")
+        return Rendered(text, spans)
+
+    def _render(self, messages: Sequence[Message], prompt: bool = False) -> tuple[str, tuple[Span, ...]]:
+        context = {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": prompt}
+        try:
+            return self._blocks.render(self._template.generate(**self._variables, **context))
+        except _FAULTS as error:
+            raise BadRow(f"the chat template refuses it: {error}") from error
+
+    def _turn(self, messages: Sequence[Message], index: int, text: str) -> Span:
+        """Range of one assistant turn's text, found by what changes when its content is another."""
+        other: Message = {**messages[index], "content": _SENTINEL}
+        changed, _ = self._render([*messages[:index], other, *messages[index + 1 :]])
+        if changed.count(_SENTINEL) != 1:
+            raise BadRow(f"the chat template does not show where the assistant's turn messages[{index}] is")
+        start, end = _difference(text, changed)
+        return self._take_over(messages[:index], text, start), end
+
+    def _take_over(self, before: Sequence[Message], text: str, content: int) -> int:
+        """Where the model begins to write, in characters, given where the content of its turn begins."""
+        prompt = self._prompt_length(before, text[:content])
+        if prompt is None:
+            # A conversation that changes as it goes on; what leads to the content is then the same as in a short one.
+            return content - len(self._lead) if text[:content].endswith(self._lead) else content
+        # A template without generation prompt writes the turn's head only when there is a turn.
+        is_headed = not self._prompts and any(token in text[prompt:content] for token in self._special)
+        return content if is_headed else prompt
+
+    def _prompt_length(self, before: Sequence[Message], text: str) -> int | None:
+        """Characters of the generation prompt, or None when the text does not begin with it."""
+        if not before:
+            return None
+        try:
+            prompt, _ = self._render(before, prompt=True)
+        except BadRow:
+            # Some templates refuse conversations that end in certain roles.
+            return None
+        return len(prompt) if text.startswith(prompt) else None
+
+    def _with_end(self, text: str, start: int, end: int) -> Span:
+        """The range extended through the token that ends the turn, where that follows."""
+        if any(text[start:end].rstrip().endswith(stop) for stop in self._ends):
+            return start, end
+        rest = text[end:].lstrip()
+        ends = [stop for stop in self._ends if rest.startswith(stop)]
+        return start, len(text) - len(rest) + max(map(len, ends)) if ends else end
+
+    def _turn_ends(self) -> set[str]:
+        """The special token that the template writes after an assistant's last turn."""
+        try:
+            text, _ = self._render([*_QUESTION, _ANSWER])
+        except BadRow as error:
+            raise _unusable(f"cannot render a question with its answer: {error.message}", "correct it") from error
+        tail = text.partition(_SENTINEL)[2].lstrip()
+        ends = {token for token in self._special if tail.startswith(token)}
+        if not ends:
+            raise _unusable(
+                "does not end the assistant's turn with a special token, so that the model would never learn to stop",
+                "write {{ eos_token }} after the assistant's content",
+            )
+        return ends
+
+    def _usual_lead(self) -> str:
+        """What the model writes before the content of its turn, in a question with its answer: mostly nothing."""
+        text, _ = self._render([*_QUESTION, _ANSWER])
+        content = text.index(_SENTINEL)
+        return text[self._take_over(_QUESTION, text, content) : content]
+
+
+def _difference(text: str, changed: str) -> Span:
+    """Range of the text that another one, with the sentinel in it, has in another form."""
+    before, _, after = changed.partition(_SENTINEL)
+    if text.startswith(before) and text.endswith(after) and len(before) + len(after) <= len(text):
+        return len(before), len(text) - len(after)
+    # The template does more with the content than print it, such as to split off reasoning.
+    start = _common(text, changed)
+    return start, len(text) - _common(text[start:][::-1], changed[start:][::-1])
+
+
+def _common(one: str, other: str) -> int:
+    """Length of the common prefix."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _unusable(why: str, remedy: str) -> UserError:
+    return UserError(f"the chat template of spec.model.source {why}", f"in the model's chat template: {remedy}")

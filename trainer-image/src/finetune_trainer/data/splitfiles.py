@@ -1,0 +1,38 @@
+"""Files of tokenized data: one safetensors file per split, and a summary that makes them count. Free of numpy.
+
+Tensors: ``input_ids`` int32 [tokens], ``loss_mask`` uint8 [tokens] (1 where the token carries loss), ``offsets`` int64
+[rows + 1]; row i is the slice ``offsets[i]:offsets[i + 1]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from finetune_api.base import Document
+from finetune_api.results import Digest, SplitSummary
+from finetune_trainer.models.safetensors_header import write_vectors
+
+TRAIN_FILE = "train.safetensors"
+VALIDATION_FILE = "validation.safetensors"
+SUMMARY_FILE = "summary.json"
+
+
+class SplitsSummary(Document):
+    """What ``summary.json`` says of tokenized data; it is written last, and only then the data counts."""
+
+    train: SplitSummary
+    validation: SplitSummary | None = None
+    files: Mapping[str, Digest]
+
+
+def write_split_file(path: Path, input_ids: memoryview, loss_mask: memoryview, offsets: memoryview) -> None:
+    """Writes one split from buffers of int32, uint8 and int64; the same split gives the same bytes."""
+    write_vectors(
+        path,
+        {
+            "offsets": ("I64", offsets.cast("B")),
+            "input_ids": ("I32", input_ids.cast("B")),
+            "loss_mask": ("U8", loss_mask.cast("B")),
+        },
+    )

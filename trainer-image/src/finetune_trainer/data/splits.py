@@ -1,0 +1,104 @@
+"""Tokenized splits as numpy arrays, by memory map. :mod:`finetune_trainer.data.splitfiles` describes the files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.plan import OUTPUT, RunPlan
+from finetune_api.uris import S3Location, parse_destination
+from finetune_trainer.data.splitfiles import SUMMARY_FILE, TRAIN_FILE, VALIDATION_FILE, SplitsSummary, write_split_file
+from finetune_trainer.errors import StorageError
+from finetune_trainer.models.tensors import TensorFile
+from finetune_trainer.storage.s3 import store_of
+
+__all__ = [
+    "SUMMARY_FILE",
+    "TRAIN_FILE",
+    "VALIDATION_FILE",
+    "SplitArrays",
+    "Splits",
+    "SplitsSummary",
+    "TokenizedSplit",
+    "fetch_splits",
+    "write_split",
+]
+
+
+@dataclass(frozen=True)
+class SplitArrays:
+    """One split in memory; see the module for the meaning of the arrays."""
+
+    input_ids: NDArray[np.int32]
+    loss_mask: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+
+def write_split(path: Path, split: SplitArrays) -> None:
+    """Writes a split; the same split gives the same bytes."""
+    write_split_file(path, split.input_ids.data, split.loss_mask.data, split.offsets.data)
+
+
+class TokenizedSplit:
+    """A split on disk; rows are views of a memory map.
+
+    Raises:
+        NotSafetensors: the file is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        file = TensorFile(path)
+        self._input_ids = file.bits("input_ids").view(np.int32)
+        self._loss_mask = file.bits("loss_mask")
+        self._offsets = file.bits("offsets").view(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Token ids and loss mask of one row, each [tokens of the row]."""
+        begin, end = self._offsets[index], self._offsets[index + 1]
+        return self._input_ids[begin:end], self._loss_mask[begin:end].view(np.uint8)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row, [rows]."""
+        return np.diff(self._offsets)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits of a run, on this machine's disk."""
+
+    train: TokenizedSplit
+    validation: TokenizedSplit | None
+
+
+def fetch_splits(plan: RunPlan, environment: Mapping[str, str], into: Path) -> Splits:
+    """Downloads the tokenized data of a prepared plan into a folder and checks it.
+
+    Raises:
+        StorageError: the data is gone or is not what prepare wrote.
+    """
+    if plan.prepared is None:
+        raise StorageError("the plan has no prepared data", "run the prepare stage first")
+    store, folder = store_of(plan, OUTPUT, environment), parse_destination(plan.prepared.data_uri)
+    summary = SplitsSummary.model_validate_json(store.read(folder.child(SUMMARY_FILE)))
+    into.mkdir(parents=True, exist_ok=True)
+    for name, digest in summary.files.items():
+        store.download(folder.child(name), into / name)
+        _check(into / name, digest, folder.child(name))
+    validation = TokenizedSplit(into / VALIDATION_FILE) if summary.validation else None
+    return Splits(TokenizedSplit(into / TRAIN_FILE), validation)
+
+
+def _check(path: Path, digest: str, location: S3Location) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if f"sha256:{found}" != digest:
+        raise StorageError(f"{location} is damaged: it is not what prepare wrote", f"delete {location} and run again")

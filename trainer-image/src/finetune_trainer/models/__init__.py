@@ -1,0 +1,1 @@
+"""Base models: where they are, what they hold, how they are loaded."""

@@ -1,0 +1,197 @@
+"""Base models on a Hugging Face hub, through huggingface_hub. The only module that imports it.
+
+A cache claim is a folder that was HF_HOME somewhere: its ``hub`` folder is read, never written.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from httpx2 import HTTPError
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from finetune_api.plan import RunPlan
+from finetune_trainer.errors import StorageError, TrainerError, UserError
+from finetune_trainer.models.safetensors_header import TensorInfo, read_file_header
+from finetune_trainer.storage.digests import file_sha256
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Hub:
+    """How to reach one repository of a hub, and where the files of a cache claim are."""
+
+    repository: str
+    endpoint: str | None
+    token: str | None
+    cache: Path | None
+
+    def cached(self, name: str, commit: str) -> Path | None:
+        """A file of the cache claim, or None."""
+        if self.cache is None:
+            return None
+        found = try_to_load_from_cache(self.repository, name, cache_dir=self.cache, revision=commit)
+        return Path(found) if isinstance(found, str) else None
+
+    def cached_folder(self, revision: str) -> Path:
+        """Snapshot folder of a branch, tag or commit in the cache claim; its name is the commit.
+
+        Raises:
+            LocalEntryNotFoundError: it is not there.
+        """
+        try:
+            found = snapshot_download(self.repository, revision=revision, cache_dir=self.cache, local_files_only=True)
+        except IncompleteSnapshotError as partial:
+            # What is missing may be a README. A missing file that matters is named later.
+            found = str(partial.snapshot_path)
+        return Path(found)
+
+
+class HubModelSource:
+    """A model of a hub at one commit."""
+
+    def __init__(self, hub: Hub, commit: str, lfs_sha256: Mapping[str, str | None]) -> None:
+        self._hub = hub
+        self._commit = commit
+        self._lfs_sha256 = lfs_sha256
+
+    @property
+    def revision(self) -> str:
+        return self._commit
+
+    @property
+    def names(self) -> Collection[str]:
+        return self._lfs_sha256.keys()
+
+    def place(self, names: Collection[str], folder: Path) -> None:
+        wanted = []
+        for name in names:
+            cached = self._hub.cached(name, self._commit)
+            if cached is None:
+                wanted.append(name)
+                continue
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(cached.resolve())
+        if wanted:
+            self._download(wanted, folder)
+
+    def _download(self, names: Collection[str], folder: Path) -> None:
+        hub = self._hub
+        with _words(hub, self._commit):
+            snapshot_download(
+                hub.repository,
+                revision=self._commit,
+                endpoint=hub.endpoint,
+                token=hub.token,
+                local_dir=folder,
+                allow_patterns=[glob.escape(name) for name in names],
+            )
+        # When the hub does not answer, snapshot_download is content with whatever the folder holds.
+        absent = [name for name in names if not (folder / name).is_file()]
+        if absent:
+            raise _unreachable(hub, f"{absent[0]} could not be downloaded")
+
+    def weight_sha256(self, name: str) -> str | None:
+        known = self._lfs_sha256[name]
+        cached = self._hub.cached(name, self._commit)
+        if known or cached is None:
+            return known
+        # A cache names the content of large files by its SHA-256.
+        blob = cached.resolve()
+        return blob.name if _SHA256.fullmatch(blob.name) else file_sha256(blob)
+
+    def weight_header(self, name: str) -> Mapping[str, TensorInfo] | None:
+        cached = self._hub.cached(name, self._commit)
+        return read_file_header(cached) if cached else None
+
+
+def find_hub_model(plan: RunPlan, environment: Mapping[str, str], repository: str) -> HubModelSource:
+    """Resolves the revision of an hf:// model to a commit and lists its files.
+
+    Raises:
+        UserError: there is no such model, revision or cached copy, or the token does not open it.
+        StorageError: the hub cannot be reached.
+    """
+    disable_progress_bars()
+    access = plan.spec.model.hugging_face
+    token = environment.get(plan.hub_token_variable) if plan.hub_token_variable else None
+    cache = Path(plan.hub_cache) / "hub" if plan.hub_cache else None
+    hub = Hub(repository, access.endpoint_url if access else None, token, cache)
+    revision = (plan.prepared.model_revision if plan.prepared else None) or plan.spec.model.revision or "main"
+    with _words(hub, revision):
+        return _offline(hub, revision) if access and access.offline else _online(hub, revision)
+
+
+def _offline(hub: Hub, revision: str) -> HubModelSource:
+    folder = hub.cached_folder(revision)
+    return HubModelSource(hub, folder.name, {path.name: None for path in folder.iterdir() if path.is_file()})
+
+
+def _online(hub: Hub, revision: str) -> HubModelSource:
+    api = HfApi(endpoint=hub.endpoint, token=hub.token)
+    commit = str(api.model_info(hub.repository, revision=revision, timeout=_TIMEOUT_SECONDS).sha)
+    files = [entry for entry in api.list_repo_tree(hub.repository, revision=commit) if isinstance(entry, RepoFile)]
+    return HubModelSource(hub, commit, {file.path: file.lfs.sha256 if file.lfs else None for file in files})
+
+
+@contextmanager
+def _words(hub: Hub, revision: str) -> Iterator[None]:
+    try:
+        yield
+    except (HTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise _translated(error, hub, revision) from error
+
+
+def _translated(error: Exception, hub: Hub, revision: str) -> TrainerError:
+    model, where = f"hf://{hub.repository}", hub.endpoint or "the public hub"
+    match error:
+        case GatedRepoError():
+            return UserError(
+                f"{model} of spec.model.source is gated, and the token in use does not open it",
+                "accept the model's terms on the hub and name a token in spec.model.huggingFace.tokenSecretRef",
+            )
+        case RepositoryNotFoundError() | HFValidationError():
+            return UserError(
+                f"{model} of spec.model.source does not exist at {where}, or is private",
+                "correct spec.model.source, or name a token in spec.model.huggingFace.tokenSecretRef",
+            )
+        case RevisionNotFoundError():
+            return UserError(
+                f"{model} has no revision {revision!r}", "correct spec.model.revision: a branch, a tag or a full commit"
+            )
+        case LocalEntryNotFoundError():
+            return UserError(
+                f"{model} at revision {revision!r} is not in the cache claim, and huggingFace.offline is true",
+                "fill the claim of spec.model.huggingFace.cacheClaim, or set spec.model.huggingFace.offline to false",
+            )
+        case HfHubHTTPError() if error.response.status_code in (401, 403):
+            return UserError(
+                f"{where} refuses the token for {model} (HTTP {error.response.status_code})",
+                "correct the Secret of spec.model.huggingFace.tokenSecretRef",
+            )
+    return _unreachable(hub, str(error) or type(error).__name__)
+
+
+def _unreachable(hub: Hub, reason: str) -> StorageError:
+    return StorageError(
+        f"{hub.endpoint or 'the public hub'} cannot be reached for hf://{hub.repository}: {reason}",
+        "check the network policy and spec.model.huggingFace.endpointURL, or use its cacheClaim with offline: true",
+    )

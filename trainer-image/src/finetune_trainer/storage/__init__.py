@@ -1,0 +1,1 @@
+"""Object stores behind one interface: S3 and folders."""

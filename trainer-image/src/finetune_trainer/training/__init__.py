@@ -1,0 +1,1 @@
+"""The training processes: launcher, workers, loop and engine."""

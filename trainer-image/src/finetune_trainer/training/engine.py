@@ -1,0 +1,127 @@
+"""The training engine: the only module that knows DeepSpeed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_fp32_param
+
+from finetune_api.plan import gradient_accumulation_steps
+from finetune_api.spec import FineTuneJobSpec, Precision
+from finetune_trainer.training.batches import MicroBatch
+from finetune_trainer.training.loss import loss_share, summed_cross_entropy
+
+# Elements per communication bucket. DeepSpeed's 500 million would take 1 GB of each GPU before training starts.
+_BUCKET_ELEMENTS = 50_000_000
+_NEVER = 2**31
+
+
+def deepspeed_config(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """DeepSpeed's configuration document of a spec, https://www.deepspeed.ai/docs/config-json/."""
+    hyperparameters = spec.hyperparameters
+    precision: dict[str, Any] = {}
+    if hyperparameters.precision is Precision.BF16:
+        # Sums over many micro-batches would lose small gradients in bfloat16.
+        precision = {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    return precision | {
+        "train_batch_size": hyperparameters.global_batch_size,
+        "train_micro_batch_size_per_gpu": spec.deepspeed.micro_batch_size,
+        "gradient_accumulation_steps": gradient_accumulation_steps(spec),
+        "gradient_clipping": float(hyperparameters.max_grad_norm),
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": float(hyperparameters.learning_rate),
+                "betas": [0.9, 0.999],
+                "eps": 1e-8,
+                "weight_decay": float(hyperparameters.weight_decay),
+                # DeepSpeed's own Adam kernels are compiled on first use, which needs a compiler and minutes.
+                "torch_adam": True,
+            },
+        },
+        "zero_optimization": {
+            "stage": spec.deepspeed.zero_stage,
+            "reduce_bucket_size": _BUCKET_ELEMENTS,
+            "allgather_bucket_size": _BUCKET_ELEMENTS,
+        },
+        "steps_per_print": _NEVER,
+    }
+
+
+class Engine:
+    """A model under DeepSpeed. All methods are collective: every rank calls them in the same order."""
+
+    def __init__(self, model: torch.nn.Module, spec: FineTuneJobSpec, world_size: int, device: torch.device) -> None:
+        config = deepspeed_config(spec)
+        if device.type == "cpu":
+            # Its shared-memory collectives are compiled on first use, and refuse to load without a compiler.
+            deepspeed.ops.__compatible_ops__ = {}
+        # Without it zero.Init would take this for a world of one.
+        deepspeed.init_distributed(auto_mpi_discovery=False)
+        if spec.deepspeed.zero_stage == 3:
+            # Otherwise initialize() would put the whole model on every GPU before it partitions it.
+            deepspeed.zero.Init(module=model, config_dict_or_path=config)
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # One of its optimizers prints memory figures whatever the log level is.
+        with redirect_stdout(io.StringIO()):
+            self._engine, *_ = deepspeed.initialize(
+                model=model, model_parameters=trainable, config=config, dist_init_required=False
+            )
+        self._trainable = trainable
+        self._model = model
+        self._world_size = world_size
+        self._device = device
+        self._plain_grad_norm: float | None = None
+
+    def nll(self, batch: MicroBatch) -> torch.Tensor:
+        """Forward pass: summed negative log-likelihood of this rank's micro-batch, in nats."""
+        batch = batch.to(self._device)
+        output = self._engine(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        return summed_cross_entropy(output.logits, batch.labels)
+
+    def backward(self, nll: torch.Tensor, loss_tokens: int) -> None:
+        """Adds the gradient of one micro-batch; ``loss_tokens`` counts those of the whole global batch."""
+        self._engine.backward(loss_share(nll, self._world_size, loss_tokens), scale_wrt_gas=False)
+
+    def end_micro_batch(self, learning_rate: float) -> None:
+        """Ends a micro-batch; at the last one of an optimizer step the optimizer updates the weights."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._engine.zero_optimization_stage() == 0 and self._engine.is_gradient_accumulation_boundary():
+            gradients = [parameter.grad for parameter in self._trainable if parameter.grad is not None]
+            self._plain_grad_norm = float(torch.nn.utils.get_total_norm(gradients))
+        self._engine.step()
+
+    def grad_norm(self) -> float:
+        """Global L2 norm of the last optimizer step's gradients before clipping."""
+        # DeepSpeed keeps no norm without ZeRO.
+        plain = self._plain_grad_norm
+        return float(self._engine.get_global_grad_norm()) if plain is None else plain
+
+    def sum_over_ranks(self, *values: float | torch.Tensor) -> list[float]:
+        """Sums of some numbers over all ranks, in double precision where the device has it."""
+        local = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self._device) for value in values])
+        torch.distributed.all_reduce(local)
+        return [float(value) for value in local]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without dropout and gradients."""
+        self._engine.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._engine.train()
+
+    def master_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and full float32 value, on the CPU, of every trained weight, gathered one at a time."""
+        for name, parameter in self._model.named_parameters():
+            if parameter.requires_grad:
+                full = safe_get_full_fp32_param(parameter)
+                yield name, (parameter if full is None else full).detach().float().cpu()

@@ -1,0 +1,189 @@
+"""The training loop of one process, from the first evaluation to the exported folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from finetune_api.outcomes import Stage
+from finetune_api.plan import RunPlan
+from finetune_api.results import EvaluationResult, Prepared
+from finetune_trainer.artifact.export import export, kind_of
+from finetune_trainer.artifact.manifest import Kind
+from finetune_trainer.artifact.report import render_report
+from finetune_trainer.data.splits import Splits
+from finetune_trainer.errors import Diverged
+from finetune_trainer.models.load import build_model
+from finetune_trainer.progress import Reporter
+from finetune_trainer.training.batches import BatchOrder, collate, count_tokens
+from finetune_trainer.training.engine import Engine
+from finetune_trainer.training.evaluate import held_out_loss
+from finetune_trainer.training.hyperparameters import effective_values
+from finetune_trainer.training.metrics import (
+    EvaluationMetrics,
+    MetricsFile,
+    StepMetrics,
+    decimal,
+    log_line,
+    progress_of,
+)
+from finetune_trainer.training.schedule import learning_rate_factor
+from finetune_trainer.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+_REMEDY_DIVERGED = (
+    "lower spec.hyperparameters.learningRate, add warmupSteps, lower maxGradNorm, or look for odd rows in the data"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process among those of the job."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves in the workspace's artifact folder, and the held-out losses if there is a held-out split."""
+
+    kind: Kind
+    evaluation: EvaluationResult | None
+
+
+class Training:
+    """One training. Every rank runs it in step; rank 0 also logs, reports and writes files."""
+
+    def __init__(
+        self, plan: RunPlan, prepared: Prepared, workspace: Workspace, place: Place, reporter: Reporter
+    ) -> None:
+        self.stage = Stage.TRAIN
+        self._spec, self._prepared, self._workspace = plan.spec, prepared, workspace
+        self._place, self._reporter = place, reporter
+        self._steps: list[StepMetrics] = []
+        self._evaluations: list[EvaluationMetrics] = []
+        self._title = f"{plan.job.namespace}/{plan.job.name}, attempt {plan.attempt}"
+
+    def run(self, splits: Splits) -> Trained:
+        """Trains, evaluates and exports.
+
+        Raises:
+            Diverged: a loss or gradient is NaN or infinite.
+            UserError: the model or the adapter's targets cannot be used.
+        """
+        self._reporter.report(Stage.TRAIN, "loading the model")
+        self._log_hyperparameters()
+        model = build_model(self._workspace.model, self._spec)
+        # Dropout must differ between the ranks; everything before this line must not.
+        torch.manual_seed(self._spec.hyperparameters.seed + 1 + self._place.rank)
+        engine = Engine(model, self._spec, self._place.world_size, self._place.device)
+        metrics = MetricsFile(self._workspace.metrics) if self._place.rank == 0 else None
+        try:
+            self._train(engine, splits, metrics)
+        finally:
+            if metrics:
+                metrics.close()
+        leader = self._place.rank == 0
+        export(engine, model, self._spec, self._workspace.model, self._workspace.artifact if leader else None)
+        if leader:
+            self._write_records()
+        return Trained(kind_of(model), self._evaluation())
+
+    def _train(self, engine: Engine, splits: Splits, metrics: MetricsFile | None) -> None:
+        every, total = self._spec.evaluation.every_steps, self._prepared.steps
+        order = self._order(len(splits.train))
+        self._evaluate(engine, splits, metrics, 0)
+        started = time.perf_counter()
+        for step in range(total):
+            measured = self._step(engine, splits, order, step)
+            self._steps.append(measured)
+            self._publish_step(metrics, measured, (time.perf_counter() - started) / (step + 1))
+            if every and (step + 1) % every == 0 and step + 1 < total:
+                self._evaluate(engine, splits, metrics, step + 1)
+        self.stage = Stage.EVALUATE
+        self._evaluate(engine, splits, metrics, total)
+
+    def _order(self, rows: int) -> BatchOrder:
+        return BatchOrder(
+            rows=rows,
+            seed=self._spec.hyperparameters.seed,
+            global_batch_size=self._spec.hyperparameters.global_batch_size,
+            micro_batch_size=self._spec.deepspeed.micro_batch_size,
+            rank=self._place.rank,
+            world_size=self._place.world_size,
+        )
+
+    def _step(self, engine: Engine, splits: Splits, order: BatchOrder, step: int) -> StepMetrics:
+        started = time.perf_counter()
+        options, total = self._spec.hyperparameters, self._prepared.steps
+        tokens, loss_tokens = count_tokens(splits.train, order.global_batch(step).tolist())
+        factor = learning_rate_factor(options.schedule, step, options.warmup_steps, total)
+        learning_rate = float(options.learning_rate) * factor
+        nll = torch.zeros((), device=self._place.device)
+        for indices in order.micro_batches(step).tolist():
+            micro_nll = engine.nll(collate(splits.train, indices))
+            nll += micro_nll.detach()
+            engine.backward(micro_nll, loss_tokens)
+            engine.end_micro_batch(learning_rate)
+        loss = engine.sum_over_ranks(nll)[0] / max(1, loss_tokens)
+        self._check(loss, f"the training loss of step {step + 1}")
+        grad_norm = engine.grad_norm()
+        self._check(grad_norm, f"the gradient norm of step {step + 1}")
+        return StepMetrics(
+            step=step + 1,
+            total_steps=total,
+            epoch=order.epochs_done(step + 1),
+            loss=loss,
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            tokens=tokens,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _publish_step(self, metrics: MetricsFile | None, measured: StepMetrics, seconds_per_step: float) -> None:
+        if metrics is None:
+            return
+        metrics.write(measured)
+        print(log_line(measured), flush=True)
+        eval_loss = self._evaluations[-1].loss if self._evaluations else None
+        self._reporter.report(Stage.TRAIN, progress=progress_of(measured, eval_loss, seconds_per_step))
+
+    def _evaluate(self, engine: Engine, splits: Splits, metrics: MetricsFile | None, step: int) -> None:
+        if splits.validation is None:
+            return
+        self._reporter.report(self.stage, f"evaluating {len(splits.validation)} held-out rows after step {step}")
+        place, micro_batch_size = self._place, self._spec.deepspeed.micro_batch_size
+        loss = held_out_loss(engine, splits.validation, micro_batch_size, place.rank, place.world_size)
+        self._check(loss, f"the held-out loss after step {step}")
+        self._evaluations.append(EvaluationMetrics(step, loss))
+        if metrics:
+            metrics.write(self._evaluations[-1])
+            print(f"held-out loss {loss:.4f} after step {step}", flush=True)
+
+    def _check(self, value: float, name: str) -> None:
+        if not math.isfinite(value):
+            raise Diverged(f"{name} is {value}", _REMEDY_DIVERGED)
+
+    def _evaluation(self) -> EvaluationResult | None:
+        if not self._evaluations:
+            return None
+        before, after = self._evaluations[0].loss, self._evaluations[-1].loss
+        return EvaluationResult(loss_before=decimal(before), loss_after=decimal(after))
+
+    def _log_hyperparameters(self) -> None:
+        if self._place.rank == 0:
+            for path, value, origin in effective_values(self._spec):
+                logger.info("%s = %s (%s)", path, value, origin)
+
+    def _write_records(self) -> None:
+        folder: Path = self._workspace.artifact
+        (folder / "report.html").write_text(render_report(self._title, self._steps, self._evaluations))
+        self._workspace.metrics.replace(folder / "metrics.jsonl")
