@@ -11,7 +11,7 @@ import pytest
 
 from finetune_sandbox.installation import OperatorProcess
 from support.clusters import Cluster
-from support.operated import Platform
+from support.operated import Platform, eventually
 from support.tiny_model import write_chat_rows, write_tiny_model
 
 
@@ -40,6 +40,24 @@ def namespace(platform: Platform) -> Iterator[str]:
     name = platform.new_namespace()
     yield name
     platform.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def garbage_collector(platform: Platform) -> None:
+    """Returns when the garbage collector knows the kind.
+
+    It looks for new kinds every 30 s: what belonged to a job that came and went sooner is collected up to a minute
+    after the CRD was installed.
+    """
+    namespace = platform.new_namespace()
+    manifest = platform.submit(namespace, "probe", suspend=True)
+    uid = platform.job(namespace, "probe")["metadata"]["uid"]
+    owner = {key: manifest[key] for key in ("apiVersion", "kind")} | {"name": "probe", "uid": uid}
+    metadata = {"name": "probe", "namespace": namespace, "ownerReferences": [owner]}
+    platform.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+    platform.kubectl("delete", "ftj", "probe", "-n", namespace)
+    eventually(lambda: "probe" not in platform.kubectl("get", "configmaps", "-n", namespace, "-o", "name"), 120)
+    platform.kubectl("delete", "namespace", namespace, "--wait=false")
 
 
 @pytest.fixture

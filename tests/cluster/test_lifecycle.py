@@ -24,21 +24,6 @@ def left_behind(platform: Platform, namespace: str, name: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("operator_runs", [True, False], ids=["operator running", "operator stopped"])
-def test_a_deleted_job_leaves_nothing_behind(
-    platform: Platform, namespace: str, running_operator: OperatorProcess, operator_runs: bool
-) -> None:
-    platform.submit(namespace, "gone", **LONG, resources={"nodes": 2})
-    platform.wait(namespace, "gone", training)
-    if not operator_runs:
-        running_operator.stop()
-    platform.kubectl("delete", "ftj", "gone", "-n", namespace)
-    eventually(
-        lambda: not left_behind(platform, namespace, "gone"), 10, lambda: str(left_behind(platform, namespace, "gone"))
-    )
-    assert left_behind(platform, namespace, "gone") == []
-
-
 def test_deleting_the_namespace_of_a_running_job_finishes(platform: Platform) -> None:
     namespace = platform.new_namespace()
     platform.submit(namespace, "running", **LONG)
@@ -132,3 +117,22 @@ def test_the_generation_is_observed_after_every_change(platform: Platform, names
 
 def _observed(job: Object) -> int | None:
     return (job.get("status") or {}).get("observedGeneration")
+
+
+@pytest.mark.parametrize("operator_runs", [True, False], ids=["operator running", "operator stopped"])
+def test_a_deleted_job_leaves_nothing_behind(
+    platform: Platform,
+    namespace: str,
+    garbage_collector: None,
+    running_operator: OperatorProcess,
+    operator_runs: bool,
+) -> None:
+    platform.submit(namespace, "gone", **LONG, resources={"nodes": 2})
+    platform.wait(namespace, "gone", training)
+    if not operator_runs:
+        running_operator.stop()
+    platform.kubectl("delete", "ftj", "gone", "-n", namespace)
+    eventually(
+        lambda: not left_behind(platform, namespace, "gone"), 10, lambda: str(left_behind(platform, namespace, "gone"))
+    )
+    assert left_behind(platform, namespace, "gone") == []
