@@ -11,10 +11,12 @@ from finetune_trainer.progress import SilentReporter
 from finetune_trainer.training.train import Training
 from finetune_trainer.training.worker import join_world, load_splits
 from finetune_trainer.workspace import Workspace
+from support.gangs import write_stacks_on_request
 
 
 def main(folder: Path) -> None:
     """Each sub-folder is a workspace with plan.json, model/ and data/."""
+    write_stacks_on_request()
     workspaces = [Workspace(path) for path in sorted(folder.iterdir()) if path.is_dir()]
     plans = [RunPlan.model_validate_json(workspace.plan.read_bytes()) for workspace in workspaces]
     place = join_world(plans[0], os.environ)

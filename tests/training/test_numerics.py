@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -16,11 +13,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from finetune_api.plan import RunPlan
+from support.gangs import run_gang
 from support.reference import Reference, train_reference
 from support.tiny_model import write_tiny_model
-from support.training_runs import free_port, make_plan, make_spec, open_splits, write_prepared_data
+from support.training_runs import make_plan, make_spec, open_splits, write_prepared_data
 
-TESTS = str(Path(__file__).parents[1])
 LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-3}
 WEIGHT_TOLERANCE = 2e-6
 Case = tuple[str, str, int, int]
@@ -96,7 +93,9 @@ class Runs:
                 gradientCheckpointing=case in CHECKPOINTED,
             )
             self._write_workspace(folder / name(case), make_plan(self.store, spec, self._summary))
-        run_matrix(folder, nodes, processes)
+        logs = folder.with_name(f"{folder.name}-logs")
+        logs.mkdir()
+        run_gang(logs, nodes, processes, "support.train_matrix", str(folder))
         return folder
 
     def _write_workspace(self, workspace: Path, plan: RunPlan) -> None:
@@ -108,37 +107,6 @@ class Runs:
 
 def name(case: Case) -> str:
     return "-".join(str(part) for part in case)
-
-
-def run_matrix(folder: Path, nodes: int, processes: int) -> None:
-    """Trains all workspaces of a folder; the pods are agents of torchrun side by side."""
-    port = free_port()
-    settings = {
-        "DS_ACCELERATOR": "cpu",
-        "OMP_NUM_THREADS": "1",
-        "FINETUNE_COLLECTIVE_TIMEOUT": "60",
-        "PYTHONPATH": TESTS,
-    }
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={processes}"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={port}", "--max-restarts=0"]
-    logs = [folder.with_suffix(f".{node}.log") for node in range(nodes)]
-    pods = []
-    for node, log in enumerate(logs):
-        with log.open("w") as output:
-            pods.append(
-                subprocess.Popen(
-                    [*command, f"--node-rank={node}", "--module", "support.train_matrix", str(folder)],
-                    env={**os.environ, **settings},
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    try:
-        codes = [pod.wait(timeout=300) for pod in pods]
-    finally:
-        for pod in pods:
-            pod.kill()
-    assert codes == [0] * nodes, "\n".join(log.read_text()[-4000:] for log in logs)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,104 @@
+"""Runs the pods of a training as torchrun agents side by side."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from support.training_runs import free_port
+
+TESTS = str(Path(__file__).parents[1])
+_SETTINGS = {
+    "DS_ACCELERATOR": "cpu",
+    "OMP_NUM_THREADS": "1",
+    "FINETUNE_COLLECTIVE_TIMEOUT": "60",
+    "PYTHONPATH": TESTS,
+}
+# Time for the stacks of a gang that hangs to reach its logs.
+_DUMP_SECONDS = 3
+
+
+class GangFailed(AssertionError):
+    """A pod of a gang failed or hung; the message has the end of every pod's log."""
+
+
+def run_gang(
+    logs: Path, nodes: int, processes: int, module: str, *arguments: str, seconds: float = 300, **environment: str
+) -> None:
+    """Runs ``python -m module arguments`` in every process of a world, with one torchrun agent per node.
+
+    Args:
+        logs: an existing folder for one log per node.
+        seconds: after so long without an end the gang hangs; its processes write their stacks, when ``module``
+            registers :func:`write_stacks_on_request`, and are killed.
+
+    Raises:
+        GangFailed: not all nodes ended with exit code 0.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={processes}"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", "--max-restarts=0"]
+    files = [logs / f"node-{node}.log" for node in range(nodes)]
+    pods = [
+        _start([*command, f"--node-rank={node}", "--module", module, *arguments], file, environment)
+        for node, file in enumerate(files)
+    ]
+    try:
+        codes = _ends(pods, seconds)
+        if None in codes:
+            for worker in (worker for pod in pods for worker in _workers(pod)):
+                worker.send_signal(signal.SIGUSR1)
+            time.sleep(_DUMP_SECONDS)
+    finally:
+        for pod in pods:
+            _kill(pod)
+    if codes != [0] * nodes:
+        told = "\n".join(f"--- {file.name}\n{file.read_text()[-8000:]}" for file in files)
+        raise GangFailed(f"exit codes {codes} (None: hung or lost its peer)\n{told}")
+
+
+def write_stacks_on_request() -> None:
+    """Makes this process write the stacks of its threads to its standard error on SIGUSR1."""
+    import faulthandler
+
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+
+def _start(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        variables = {**os.environ, **_SETTINGS, **environment}
+        return subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT)
+
+
+def _ends(pods: Sequence[subprocess.Popen[bytes]], seconds: float) -> list[int | None]:
+    """Exit codes once all pods have ended, one has failed, or the time is over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        codes = [pod.poll() for pod in pods]
+        if None not in codes or any(codes):
+            return codes
+        time.sleep(0.05)
+    return [pod.poll() for pod in pods]
+
+
+def _workers(pod: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pod.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill(pod: subprocess.Popen[bytes]) -> None:
+    workers = _workers(pod)
+    pod.kill()
+    pod.wait()
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
