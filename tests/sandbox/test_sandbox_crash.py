@@ -14,6 +14,7 @@ import pytest
 from finetune_sandbox import Sandbox, processes
 from finetune_sandbox.binaries import BINARIES
 from finetune_sandbox.errors import PartFailed
+from finetune_sandbox.layout import SHARED_MEMORY, Layout, memory_folder
 from finetune_sandbox.processes import Identity
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -126,7 +127,11 @@ def test_a_frozen_part_and_a_killed_supervisor(state_dir: Path, command: Run) ->
     orphaned = command("status", "--state-dir", state_dir)
     assert orphaned.returncode == 1
     assert orphaned.stderr.startswith("the supervisor is gone\n")
+    # What pods have in memory outlives a killed node agent.
+    volumes = memory_folder(SHARED_MEMORY, Layout(state_dir).pods)
+    (volumes / "pod").mkdir(parents=True, exist_ok=True)
     assert command("down", "--state-dir", state_dir).returncode == 0
+    assert not volumes.exists()
     assert not state_dir.exists()
     assert processes.marked(state_dir) == []
 

@@ -14,6 +14,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from finetune_sandbox import compiler, toolchain
+from finetune_sandbox.errors import ControlPlaneUnavailable
 from finetune_sandbox.layout import default_cache_dir
 from finetune_sandbox.locking import exclusive
 
@@ -39,7 +40,7 @@ def obtain(cache: Path | None = None, environment: Mapping[str, str] | None = No
 
 def missing_from(folder: Path) -> list[str]:
     """Which of ``BINARIES`` are not executable files of ``folder``."""
-    return [name for name in BINARIES if not os.access(folder / name, os.X_OK)]
+    return [name for name in BINARIES if not os.access(folder / name, os.X_OK, effective_ids=True)]
 
 
 def cache_key(sources: Mapping[str, bytes], go_version: str, machine: str) -> str:
@@ -74,12 +75,21 @@ def _compiled(cache: Path) -> Path:
         home = cache / _PROGRAM / key
         if not missing_from(home):
             return home
-        home.parent.mkdir(parents=True, exist_ok=True)
+        _make_writable(home.parent)
         with exclusive(home.parent / f"{home.name}.lock"):
             # Another process may have compiled it while this one waited for the lock.
             if missing_from(home):
                 _compile_into(home, folder, toolchain.command(go, cache))
     return home
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ControlPlaneUnavailable(f"the cache {folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK, effective_ids=True):
+        raise ControlPlaneUnavailable(f"the cache {folder} cannot be written: set XDG_CACHE_HOME to a folder that can")
 
 
 def _source_folder() -> Traversable:

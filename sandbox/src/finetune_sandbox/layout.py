@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def _base(environment: Mapping[str, str], variable: str, default: str) -> Path:
@@ -24,6 +27,12 @@ def default_state_dir(environment: Mapping[str, str] | None = None) -> Path:
 def default_cache_dir(environment: Mapping[str, str] | None = None) -> Path:
     """Where compiled control planes and toolchains are kept: ``$XDG_CACHE_HOME/finetune-operator``."""
     return _base(os.environ if environment is None else environment, "XDG_CACHE_HOME", ".cache") / "finetune-operator"
+
+
+def memory_folder(shared_memory: Path, pods: Path) -> Path:
+    """Where volumes of medium Memory are, for the node agent that keeps its pods in ``pods``."""
+    digest = hashlib.sha256(str(pods).encode()).hexdigest()[:16]
+    return shared_memory / f"finetune-sandbox-{digest}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -15,12 +14,13 @@ from pathlib import Path
 from finetune_sandbox import binaries, mounts, parts, processes, state
 from finetune_sandbox.errors import AlreadyRunning, NotRunning, PartFailed, SandboxError, StateDirectoryRefused
 from finetune_sandbox.kubeconfig import write_private
-from finetune_sandbox.layout import Layout
+from finetune_sandbox.layout import SHARED_MEMORY, Layout, memory_folder
 from finetune_sandbox.locking import try_lock
 from finetune_sandbox.logs import tail
 from finetune_sandbox.processes import MARKER, Identity
 from finetune_sandbox.shape import Shape
 from finetune_sandbox.state import Phase, State
+from finetune_sandbox.trees import remove_tree
 
 _POLL_SECONDS = 0.05
 _SUPERVISOR = "supervisor"
@@ -176,6 +176,8 @@ def _sweep(layout: Layout, recorded: State | None) -> None:
             socket.unlink(missing_ok=True)
     processes.end(processes.marked(layout.root))
     mounts.unmount_below(layout.root)
+    # An agent that was killed could not empty it.
+    remove_tree(memory_folder(SHARED_MEMORY, layout.pods))
 
 
 def _remove(layout: Layout, *, keep_logs: bool, whole: bool) -> None:
@@ -192,7 +194,4 @@ def _delete(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink()
         return
-    # Pods may leave folders that nobody may write, which would stop their removal.
-    for folder, _, _ in os.walk(path):
-        os.chmod(folder, 0o700)
-    shutil.rmtree(path)
+    remove_tree(path)

@@ -26,7 +26,8 @@ from finetune_sandbox.node.provisioner import is_released, volume_object, wants_
 from finetune_sandbox.node.rootfs import Mount
 from finetune_sandbox.node.server import LogTail, parse_query
 from finetune_sandbox.node.times import micro_time, parse_time, timestamp
-from finetune_sandbox.node.volumes import host_path, remove_tree, write_payload
+from finetune_sandbox.node.volumes import host_path, write_payload
+from finetune_sandbox.trees import remove_tree
 
 AT = datetime.datetime(2026, 1, 2, 3, 4, 5, 678901, datetime.UTC)
 

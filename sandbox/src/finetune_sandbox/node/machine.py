@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import finetune_sandbox
+from finetune_sandbox.layout import SHARED_MEMORY
 from finetune_sandbox.node.config import AgentConfig
 from finetune_sandbox.node.rootfs import covered
 
@@ -80,5 +81,4 @@ def _editable_source() -> set[str]:
 
 def _shared_memory() -> Path | None:
     """A folder in memory for volumes of medium Memory, where the machine has one."""
-    path = Path("/dev/shm")
-    return path if path.is_dir() and os.access(path, os.W_OK) else None
+    return SHARED_MEMORY if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK) else None

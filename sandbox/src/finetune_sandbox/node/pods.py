@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from finetune_sandbox.layout import memory_folder
 from finetune_sandbox.node.config import AgentConfig
 from finetune_sandbox.node.errors import KubeError, VolumeError
 from finetune_sandbox.node.events import EventRecorder
@@ -23,8 +23,9 @@ from finetune_sandbox.node.runner import PodSetting, ProcessRunner, Runner
 from finetune_sandbox.node.simulation import SimulatedRunner
 from finetune_sandbox.node.status import TERMINAL, pod_phase
 from finetune_sandbox.node.times import now
-from finetune_sandbox.node.volumes import PodPlace, remove_tree
+from finetune_sandbox.node.volumes import PodPlace
 from finetune_sandbox.node.worker import PodServices, PodWorker
+from finetune_sandbox.trees import remove_tree
 
 _log = logging.getLogger(__name__)
 # Seconds between two looks at the sources of mounted ConfigMaps, Secrets and tokens.
@@ -125,8 +126,7 @@ class PodKeeper:
         """Where volumes of medium Memory are: on disk when the machine has no shared memory."""
         if self._machine.memory is None:
             return self._config.state_dir / "memory"
-        digest = hashlib.sha256(str(self._config.state_dir).encode()).hexdigest()[:16]
-        return self._machine.memory / f"finetune-sandbox-{digest}"
+        return memory_folder(self._machine.memory, self._config.state_dir)
 
     def _log_changed(self) -> None:
         for listener in list(self.log_listeners):

@@ -9,7 +9,7 @@ from pathlib import Path
 from finetune_sandbox.node.errors import KubeError, KubeRefused
 from finetune_sandbox.node.follow import follow
 from finetune_sandbox.node.kube import Json, Kube
-from finetune_sandbox.node.volumes import remove_tree
+from finetune_sandbox.trees import remove_tree
 
 _log = logging.getLogger(__name__)
 STORAGE_CLASS = "sandbox"

@@ -24,6 +24,7 @@ from finetune_sandbox.node.payload import (
 )
 from finetune_sandbox.node.sources import fetch_sources, volume_references
 from finetune_sandbox.node.times import now, parse_time
+from finetune_sandbox.trees import remove_tree
 
 # A token is replaced when this much of its life has passed, as the kubelet does.
 _TOKEN_SHARE = 0.8
@@ -213,15 +214,3 @@ def _read_payload(folder: Path) -> Payload | None:
         str(path.relative_to(data.resolve())): VolumeFile(path.read_bytes(), path.stat().st_mode & 0o7777)
         for path in files
     }
-
-
-def remove_tree(folder: Path) -> None:
-    """Delete a folder that a container may have filled with entries it may not even read."""
-    if not folder.exists():
-        return
-    folder.chmod(0o700)
-    for parent, names, _ in os.walk(folder):
-        for path in (Path(parent, name) for name in names):
-            if not path.is_symlink():
-                path.chmod(0o700)
-    shutil.rmtree(folder)
