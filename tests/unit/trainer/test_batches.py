@@ -15,7 +15,9 @@ from finetune_trainer.training.batches import (
     collate,
     count_tokens,
     epoch_order,
+    held_out_batch,
     held_out_batches,
+    pad,
 )
 
 
@@ -70,6 +72,20 @@ def test_every_world_shares_the_same_global_batch(
     assert sorted(np.concatenate(shared).ravel().tolist()) == sorted(alone)
 
 
+def test_a_batch_says_which_rows_are_the_ranks_own() -> None:
+    order = BatchOrder(rows=20, seed=7, global_batch_size=8, micro_batch_size=2, rank=1, world_size=2)
+    batch = order.batch(3)
+    assert batch.rows == order.global_batch(3).tolist()
+    assert batch.parts == [[2, 3], [6, 7]]
+    assert batch.micro_batches == order.micro_batches(3).tolist()
+
+
+def test_the_held_out_split_is_one_batch() -> None:
+    batch = held_out_batch(5, 2, 1, 2)
+    assert list(batch.rows) == [0, 1, 2, 3, 4]
+    assert batch.micro_batches == [[2, 3], []]
+
+
 def test_epochs_follow_each_other_without_a_gap() -> None:
     order = BatchOrder(rows=5, seed=3, global_batch_size=4, micro_batch_size=4, rank=0, world_size=1)
     stream = [row for step in range(5) for row in order.global_batch(step).tolist()]
@@ -90,6 +106,16 @@ def test_collate_pads_to_the_longest_row_and_shifts_labels() -> None:
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]]
     assert batch.labels.tolist() == [[none, 7, 8, none], [10, none, none, none], [none, none, none, none]]
     assert batch.input_ids.dtype == batch.labels.dtype == torch.int64
+
+
+def test_sums_per_document() -> None:
+    batch = collate(FewRows(), [0, 1])
+    assert batch.document_sums((batch.labels != IGNORE_INDEX).float()).tolist() == [2.0, 1.0]
+
+
+def test_padding_is_the_token_that_is_asked_for() -> None:
+    batch = pad([FewRows().row(0), FewRows().row(2)], padding=3)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [11, 3, 3, 3]]
 
 
 def test_tokens_with_loss_leave_out_the_first_of_each_row() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,21 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert split.lengths.tolist() == [2, 3]
     ids, mask = split.row(1)
     assert [part.dtype.name for part in (ids, mask)] == ["int32", "uint8"]
+
+
+def test_preference_rows_are_pairs(tmp_path: Path) -> None:
+    write_split(tmp_path / "split", replace(split_arrays(), paired=True))
+    split = TokenizedSplit(tmp_path / "split")
+    assert len(split) == 1
+    chosen, rejected = split.pair(0)
+    assert [part.tolist() for part in (*chosen, *rejected)] == [[1, 2], [0, 1], [3, 4, 5], [0, 1, 1]]
+
+
+def test_unpaired_preference_rows_have_labels(tmp_path: Path) -> None:
+    write_split(tmp_path / "split", replace(split_arrays(), desirable=np.array([0, 1], dtype=np.uint8)))
+    split = TokenizedSplit(tmp_path / "split")
+    assert [split.label(row) for row in range(len(split))] == [False, True]
+    assert split.row(1)[0].tolist() == [3, 4, 5]
 
 
 def test_the_same_split_gives_the_same_bytes_with_and_without_numpy(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 Tensors: ``input_ids`` int32 [tokens], ``loss_mask`` uint8 [tokens] (1 where the token carries loss), ``offsets`` int64
 [rows + 1]; row i is the slice ``offsets[i]:offsets[i + 1]``.
+
+Preference data has two sequences per row, chosen and rejected, one after the other: ``offsets`` has 2 * rows + 1
+elements, and ``paired`` uint8 [1] says so. Unpaired preference data has ``desirable`` uint8 [rows].
 """
 
 from __future__ import annotations
@@ -26,13 +29,23 @@ class SplitsSummary(Document):
     files: Mapping[str, Digest]
 
 
-def write_split_file(path: Path, input_ids: memoryview, loss_mask: memoryview, offsets: memoryview) -> None:
-    """Writes one split from buffers of int32, uint8 and int64; the same split gives the same bytes."""
-    write_vectors(
-        path,
-        {
-            "offsets": ("I64", offsets.cast("B")),
-            "input_ids": ("I32", input_ids.cast("B")),
-            "loss_mask": ("U8", loss_mask.cast("B")),
-        },
-    )
+def write_split_file(
+    path: Path,
+    input_ids: memoryview,
+    loss_mask: memoryview,
+    offsets: memoryview,
+    *,
+    paired: bool = False,
+    desirable: memoryview | None = None,
+) -> None:
+    """Writes one split from buffers of int32, uint8, int64 and uint8; the same split gives the same bytes."""
+    vectors: dict[str, tuple[str, bytes | memoryview]] = {
+        "offsets": ("I64", offsets.cast("B")),
+        "input_ids": ("I32", input_ids.cast("B")),
+        "loss_mask": ("U8", loss_mask.cast("B")),
+    }
+    if paired:
+        vectors["paired"] = ("U8", bytes([1]))
+    if desirable is not None:
+        vectors["desirable"] = ("U8", desirable.cast("B"))
+    write_vectors(path, vectors)

@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+# Token ids and loss mask, of the same length.
+TokenSequence = tuple[NDArray[np.int32], NDArray[np.uint8]]
+
+
 @dataclass(frozen=True)
 class SplitArrays:
     """One split in memory; see the module for the meaning of the arrays."""
@@ -37,15 +41,22 @@ class SplitArrays:
     input_ids: NDArray[np.int32]
     loss_mask: NDArray[np.uint8]
     offsets: NDArray[np.int64]
+    paired: bool = False
+    desirable: NDArray[np.uint8] | None = None
 
 
 def write_split(path: Path, split: SplitArrays) -> None:
     """Writes a split; the same split gives the same bytes."""
-    write_split_file(path, split.input_ids.data, split.loss_mask.data, split.offsets.data)
+    desirable = None if split.desirable is None else split.desirable.data
+    buffers = (split.input_ids.data, split.loss_mask.data, split.offsets.data)
+    write_split_file(path, *buffers, paired=split.paired, desirable=desirable)
 
 
 class TokenizedSplit:
     """A split on disk; rows are views of a memory map.
+
+    Rows of one sequence have a :meth:`row`, those of unpaired preference data also a :meth:`label`; rows of preference
+    data have a :meth:`pair`.
 
     Raises:
         NotSafetensors: the file is damaged.
@@ -56,18 +67,30 @@ class TokenizedSplit:
         self._input_ids = file.bits("input_ids").view(np.int32)
         self._loss_mask = file.bits("loss_mask")
         self._offsets = file.bits("offsets").view(np.int64)
+        self._sequences = 2 if "paired" in file.tensors else 1
+        self._desirable = file.bits("desirable") if "desirable" in file.tensors else None
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return (len(self._offsets) - 1) // self._sequences
 
-    def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    def label(self, index: int) -> bool:
+        """Whether the completion of a row of unpaired preference data is desirable."""
+        assert self._desirable is not None, "rows of another kind"
+        return bool(self._desirable[index])
+
+    def pair(self, index: int) -> tuple[TokenSequence, TokenSequence]:
+        """Chosen and rejected sequence of a row of preference data."""
+        assert self._sequences == 2, "rows of another kind"
+        return self.row(2 * index), self.row(2 * index + 1)
+
+    def row(self, index: int) -> TokenSequence:
         """Token ids and loss mask of one row, each [tokens of the row]."""
         begin, end = self._offsets[index], self._offsets[index + 1]
         return self._input_ids[begin:end], self._loss_mask[begin:end].view(np.uint8)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row, [rows]."""
+        """Tokens of each sequence, [sequences]."""
         return np.diff(self._offsets)
 
 

@@ -92,7 +92,7 @@ def read_file_header(path: Path) -> dict[str, TensorInfo]:
         return read_header(read, path.stat().st_size)
 
 
-def write_vectors(path: Path, vectors: Mapping[str, tuple[str, bytes | bytearray | memoryview]]) -> None:
+def write_vectors(path: Path, vectors: Mapping[str, tuple[str, bytes | memoryview]]) -> None:
     """Writes one-dimensional tensors, each given as type and bytes. Wider types must come first, to be aligned."""
     entries, end = {}, 0
     for name, (dtype, content) in vectors.items():

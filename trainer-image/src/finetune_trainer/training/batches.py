@@ -18,13 +18,35 @@ from numpy.typing import NDArray
 IGNORE_INDEX = -100
 
 
+# Token ids and loss mask, of the same length.
+TokenSequence = tuple[NDArray[np.int32], NDArray[np.uint8]]
+
+
 class Rows(Protocol):
-    """Tokenized rows."""
+    """Rows of one sequence: chat, instruction and completion data."""
 
     def __len__(self) -> int: ...
 
-    def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        """Token ids and loss mask of one row, of the same length."""
+    def row(self, index: int) -> TokenSequence:
+        """Token ids and loss mask of one row."""
+        ...
+
+
+class PairRows(Protocol):
+    """Rows of two sequences, of which the first is preferred: preference data."""
+
+    def __len__(self) -> int: ...
+
+    def pair(self, index: int) -> tuple[TokenSequence, TokenSequence]:
+        """The chosen and the rejected sequence of one row, each prompt and completion with the completion's mask."""
+        ...
+
+
+class LabelledRows(Rows, Protocol):
+    """Rows of one sequence, prompt and completion, that is desirable or not: unpaired preference data."""
+
+    def label(self, index: int) -> bool:
+        """Whether a row's completion is desirable."""
         ...
 
 
@@ -46,6 +68,23 @@ def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     stream = _splitmix64(np.array([seed], dtype=np.uint64)) + np.uint64(epoch)
     keys = _splitmix64(_splitmix64(stream) ^ np.arange(rows, dtype=np.uint64))
     return np.argsort(keys, kind="stable")
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """The rows of one batch over all ranks, and which of them are this rank's.
+
+    ``parts`` are positions in ``rows``, one sequence per micro-batch of this rank. Every rank has as many parts, some
+    of them empty at the end of a held-out split: under ZeRO-3 all ranks must take part in each forward pass.
+    """
+
+    rows: Sequence[int]
+    parts: Sequence[Sequence[int]]
+
+    @property
+    def micro_batches(self) -> list[list[int]]:
+        """Row numbers of this rank's parts."""
+        return [[self.rows[position] for position in part] for part in self.parts]
 
 
 @dataclass(frozen=True)
@@ -71,6 +110,11 @@ class BatchOrder:
         orders = {epoch: epoch_order(self.rows, self.seed, epoch) for epoch in epochs}
         return np.array([orders[position // self.rows][position % self.rows] for position in positions.tolist()])
 
+    def batch(self, step: int) -> GlobalBatch:
+        """The rows of one optimizer step, and this rank's part of them."""
+        positions = np.arange(self.global_batch_size).reshape(-1, self.world_size, self.micro_batch_size)
+        return GlobalBatch(self.global_batch(step).tolist(), positions[:, self.rank].tolist())
+
     def micro_batches(self, step: int) -> NDArray[np.int64]:
         """Row numbers of this rank's part, shape [gradient_accumulation_steps, micro_batch_size]."""
         batch = self.global_batch(step).reshape(-1, self.world_size, self.micro_batch_size)
@@ -90,15 +134,23 @@ class MicroBatch:
     labels: torch.Tensor
     """The token that follows each position, or IGNORE_INDEX where that token carries no loss."""
 
+    def document_sums(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums per sequence, [sequences], of values per position, which are in the form of ``labels``."""
+        return values.sum(-1)
+
     def to(self, device: torch.device) -> MicroBatch:
         return MicroBatch(self.input_ids.to(device), self.attention_mask.to(device), self.labels.to(device))
 
 
 def collate(rows: Rows, indices: Sequence[int]) -> MicroBatch:
     """Reads some rows into one padded micro-batch."""
-    content = [rows.row(index) for index in indices]
+    return pad([rows.row(index) for index in indices])
+
+
+def pad(content: Sequence[TokenSequence], padding: int = 0) -> MicroBatch:
+    """One micro-batch of some sequences, filled up with the token ``padding``."""
     shape = (len(content), max(len(ids) for ids, _ in content))
-    input_ids = np.zeros(shape, dtype=np.int64)
+    input_ids = np.full(shape, padding, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)
     labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
     for line, (ids, mask) in enumerate(content):
@@ -124,3 +176,8 @@ def held_out_batches(rows: int, micro_batch_size: int, rank: int, world_size: in
     for start in range(0, rows, width):
         first = start + rank * micro_batch_size
         yield range(min(first, rows), min(first + micro_batch_size, rows))
+
+
+def held_out_batch(rows: int, micro_batch_size: int, rank: int, world_size: int) -> GlobalBatch:
+    """The whole held-out split as one batch, and this rank's part of it."""
+    return GlobalBatch(range(rows), tuple(held_out_batches(rows, micro_batch_size, rank, world_size)))

@@ -14,7 +14,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 from finetune_api.plan import gradient_accumulation_steps
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_trainer.training.batches import MicroBatch
-from finetune_trainer.training.loss import loss_share, summed_cross_entropy
+from finetune_trainer.training.loss import hits, log_probabilities, summed_cross_entropy
 
 # Elements per communication bucket. DeepSpeed's 500 million would take 1 GB of each GPU before training starts.
 _BUCKET_ELEMENTS = 50_000_000
@@ -56,7 +56,9 @@ def deepspeed_config(spec: FineTuneJobSpec) -> dict[str, Any]:
 class Engine:
     """A model under DeepSpeed. All methods are collective: every rank calls them in the same order."""
 
-    def __init__(self, model: torch.nn.Module, spec: FineTuneJobSpec, world_size: int, device: torch.device) -> None:
+    def __init__(
+        self, model: torch.nn.Module, spec: FineTuneJobSpec, rank: int, world_size: int, device: torch.device
+    ) -> None:
         config = deepspeed_config(spec)
         if device.type == "cpu":
             # Its shared-memory collectives are compiled on first use, and refuse to load without a compiler.
@@ -74,19 +76,39 @@ class Engine:
             )
         self._trainable = trainable
         self._model = model
-        self._world_size = world_size
-        self._device = device
+        self.rank, self.world_size, self.device = rank, world_size, device
+        self.micro_batch_size = spec.deepspeed.micro_batch_size
         self._plain_grad_norm: float | None = None
 
-    def nll(self, batch: MicroBatch) -> torch.Tensor:
-        """Forward pass: summed negative log-likelihood of this rank's micro-batch, in nats."""
-        batch = batch.to(self._device)
+    def logits(self, batch: MicroBatch) -> torch.Tensor:
+        """Forward pass over this rank's micro-batch, which is on the device: [rows, positions, vocabulary]."""
         output = self._engine(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-        return summed_cross_entropy(output.logits, batch.labels)
+        logits: torch.Tensor = output.logits
+        return logits
 
-    def backward(self, nll: torch.Tensor, loss_tokens: int) -> None:
-        """Adds the gradient of one micro-batch; ``loss_tokens`` counts those of the whole global batch."""
-        self._engine.backward(loss_share(nll, self._world_size, loss_tokens), scale_wrt_gas=False)
+    def nll(self, batch: MicroBatch) -> torch.Tensor:
+        """Summed negative log-likelihood of the labels, in nats."""
+        batch = batch.to(self.device)
+        return summed_cross_entropy(self.logits(batch), batch.labels)
+
+    def nll_and_hits(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """As :meth:`nll`, and the number of labels that are the model's first choice."""
+        batch = batch.to(self.device)
+        logits = self.logits(batch)
+        return summed_cross_entropy(logits, batch.labels), hits(logits, batch.labels)
+
+    def log_probabilities(self, batch: MicroBatch) -> torch.Tensor:
+        """Log-probability of each label in nats, [rows, positions]; zero where there is none."""
+        batch = batch.to(self.device)
+        return log_probabilities(self.logits(batch), batch.labels)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradient of one micro-batch; ``loss`` is what it adds to the loss of the global batch.
+
+        Gradients are summed over the micro-batches of a rank and averaged over the ranks, so scaling each by the world
+        size gives the gradient of one process over the whole batch, however the rows are spread.
+        """
+        self._engine.backward(loss * self.world_size, scale_wrt_gas=False)
 
     def end_micro_batch(self, learning_rate: float) -> None:
         """Ends a micro-batch; at the last one of an optimizer step the optimizer updates the weights."""
@@ -105,7 +127,7 @@ class Engine:
 
     def sum_over_ranks(self, *values: float | torch.Tensor) -> list[float]:
         """Sums of some numbers over all ranks, in double precision where the device has it."""
-        local = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self._device) for value in values])
+        local = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
         torch.distributed.all_reduce(local)
         return [float(value) for value in local]
 

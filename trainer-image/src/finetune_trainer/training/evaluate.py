@@ -1,20 +1,19 @@
-"""Loss on the held-out split."""
+"""Loss and metrics on the held-out split."""
 
 from __future__ import annotations
 
-from finetune_trainer.training.batches import Rows, collate, count_tokens, held_out_batches
-from finetune_trainer.training.engine import Engine
+from finetune_trainer.training.batches import held_out_batch
+from finetune_trainer.training.objectives.interface import Model, Objective, RowsT
+from finetune_trainer.training.totals import Means, Totals
 
 
-def held_out_loss(engine: Engine, rows: Rows, micro_batch_size: int, rank: int, world_size: int) -> float:
-    """Mean negative log-likelihood per token with loss, over all rows and ranks, in nats. Collective."""
-    nll, tokens = 0.0, 0
-    with engine.evaluating():
-        for indices in held_out_batches(len(rows), micro_batch_size, rank, world_size):
-            value = float(engine.nll(collate(rows, indices or range(1))))
+def evaluate(model: Model, objective: Objective[RowsT], rows: RowsT, count: int) -> Means:
+    """Measures ``count`` held-out rows, spread over the ranks, as one batch. Collective."""
+    batch = held_out_batch(count, model.micro_batch_size, model.rank, model.world_size)
+    totals = Totals()
+    with model.evaluating():
+        shared = objective.share(model, rows, batch)
+        for indices in batch.micro_batches:
             # A rank without rows of its own computes the first one for company and leaves it out of the sum.
-            if indices:
-                nll += value
-                tokens += count_tokens(rows, indices)[1]
-    total_nll, total_tokens = engine.sum_over_ranks(nll, tokens)
-    return total_nll / max(1.0, total_tokens)
+            totals.add(objective.measure(model, rows, indices or [0], shared), 1.0 if indices else 0.0)
+    return totals.means(model, objective.units(rows, range(count)))

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning loss."""
+"""Log-likelihoods of labels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,22 @@ def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
     return functional.cross_entropy(logits[counted].float(), labels[counted], reduction="sum")
 
 
-def loss_share(nll: torch.Tensor, world_size: int, loss_tokens: int) -> torch.Tensor:
-    """What one micro-batch contributes to the loss, the mean over the tokens of the global batch.
+def log_probabilities(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each label in nats, in float32; zero where the label is IGNORE_INDEX.
 
-    Gradients are summed over the micro-batches of a rank and averaged over the ranks, so scaling each sum by the world
-    size gives the same gradient as one process over the whole batch, however the tokens are spread.
+    Args:
+        logits: [rows, positions, vocabulary], of any float type.
+        labels: [rows, positions].
+
+    Returns:
+        [rows, positions].
     """
-    return nll * (world_size / max(1, loss_tokens))
+    counted = labels != IGNORE_INDEX
+    nll = functional.cross_entropy(logits[counted].float(), labels[counted], reduction="none")
+    return torch.zeros(labels.shape, dtype=nll.dtype, device=nll.device).masked_scatter(counted, -nll)
+
+
+def hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Number of labels that are the most probable token, float32; shapes as in :func:`summed_cross_entropy`."""
+    counted = labels != IGNORE_INDEX
+    return (logits[counted].argmax(-1) == labels[counted]).sum().float()

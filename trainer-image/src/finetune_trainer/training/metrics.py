@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,7 +14,8 @@ from finetune_api.reports import Progress
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One optimizer step. Loss in nats per token, learning rate as used, gradient norm before clipping."""
+    """One optimizer step. Loss of the objective (sft: nats per token), learning rate as used, gradient norm before
+    clipping, and what else the objective measures, by name."""
 
     step: int
     total_steps: int
@@ -23,6 +25,7 @@ class StepMetrics:
     grad_norm: float
     tokens: int
     seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -31,10 +34,11 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class EvaluationMetrics:
-    """Held-out loss, in nats per token, after ``step`` optimizer steps."""
+    """Held-out loss (sft: nats per token) after ``step`` optimizer steps, and what else the objective measures."""
 
     step: int
     loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def decimal(value: float) -> str:
@@ -93,7 +97,7 @@ class MetricsFile:
 
 def _record(metrics: StepMetrics | EvaluationMetrics) -> dict[str, Any]:
     if isinstance(metrics, EvaluationMetrics):
-        return {"kind": "evaluation", "step": metrics.step, "loss": metrics.loss}
+        return {"kind": "evaluation", "step": metrics.step, "loss": metrics.loss, **metrics.metrics}
     return {
         "kind": "step",
         "step": metrics.step,
@@ -103,4 +107,5 @@ def _record(metrics: StepMetrics | EvaluationMetrics) -> dict[str, Any]:
         "gradNorm": metrics.grad_norm,
         "tokens": metrics.tokens,
         "seconds": metrics.seconds,
+        **metrics.metrics,
     }

@@ -16,13 +16,13 @@ from finetune_api.results import EvaluationResult, Prepared
 from finetune_trainer.artifact.export import export, kind_of
 from finetune_trainer.artifact.manifest import Kind
 from finetune_trainer.artifact.report import render_report
-from finetune_trainer.data.splits import Splits
+from finetune_trainer.data.splits import Splits, TokenizedSplit
 from finetune_trainer.errors import Diverged
 from finetune_trainer.models.load import build_model
 from finetune_trainer.progress import Reporter
-from finetune_trainer.training.batches import BatchOrder, collate, count_tokens
+from finetune_trainer.training.batches import BatchOrder
 from finetune_trainer.training.engine import Engine
-from finetune_trainer.training.evaluate import held_out_loss
+from finetune_trainer.training.evaluate import evaluate
 from finetune_trainer.training.hyperparameters import effective_values
 from finetune_trainer.training.metrics import (
     EvaluationMetrics,
@@ -32,7 +32,10 @@ from finetune_trainer.training.metrics import (
     log_line,
     progress_of,
 )
+from finetune_trainer.training.objectives import objective_of
+from finetune_trainer.training.objectives.interface import Objective, mean_loss
 from finetune_trainer.training.schedule import learning_rate_factor
+from finetune_trainer.training.totals import Totals
 from finetune_trainer.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ class Training:
         self.stage = Stage.TRAIN
         self._spec, self._prepared, self._workspace = plan.spec, prepared, workspace
         self._place, self._reporter = place, reporter
+        self._objective: Objective[TokenizedSplit] = objective_of(plan.spec)
         self._steps: list[StepMetrics] = []
         self._evaluations: list[EvaluationMetrics] = []
         self._title = f"{plan.job.namespace}/{plan.job.name}, attempt {plan.attempt}"
@@ -84,7 +88,7 @@ class Training:
         model = build_model(self._workspace.model, self._spec)
         # Dropout must differ between the ranks; everything before this line must not.
         torch.manual_seed(self._spec.hyperparameters.seed + 1 + self._place.rank)
-        engine = Engine(model, self._spec, self._place.world_size, self._place.device)
+        engine = Engine(model, self._spec, self._place.rank, self._place.world_size, self._place.device)
         metrics = MetricsFile(self._workspace.metrics) if self._place.rank == 0 else None
         try:
             self._train(engine, splits, metrics)
@@ -124,28 +128,30 @@ class Training:
     def _step(self, engine: Engine, splits: Splits, order: BatchOrder, step: int) -> StepMetrics:
         started = time.perf_counter()
         options, total = self._spec.hyperparameters, self._prepared.steps
-        tokens, loss_tokens = count_tokens(splits.train, order.global_batch(step).tolist())
+        batch, objective, totals = order.batch(step), self._objective, Totals()
+        units = objective.units(splits.train, batch.rows)
         factor = learning_rate_factor(options.schedule, step, options.warmup_steps, total)
         learning_rate = float(options.learning_rate) * factor
-        nll = torch.zeros((), device=self._place.device)
-        for indices in order.micro_batches(step).tolist():
-            micro_nll = engine.nll(collate(splits.train, indices))
-            nll += micro_nll.detach()
-            engine.backward(micro_nll, loss_tokens)
+        shared = objective.share(engine, splits.train, batch)
+        for indices in batch.micro_batches:
+            measured = objective.measure(engine, splits.train, indices, shared)
+            totals.add(measured)
+            engine.backward(mean_loss(measured, units))
             engine.end_micro_batch(learning_rate)
-        loss = engine.sum_over_ranks(nll)[0] / max(1, loss_tokens)
-        self._check(loss, f"the training loss of step {step + 1}")
+        means = totals.means(engine, units)
+        self._check(means.loss, f"the training loss of step {step + 1}")
         grad_norm = engine.grad_norm()
         self._check(grad_norm, f"the gradient norm of step {step + 1}")
         return StepMetrics(
             step=step + 1,
             total_steps=total,
             epoch=order.epochs_done(step + 1),
-            loss=loss,
+            loss=means.loss,
             learning_rate=learning_rate,
             grad_norm=grad_norm,
-            tokens=tokens,
+            tokens=objective.tokens(splits.train, batch.rows),
             seconds=time.perf_counter() - started,
+            metrics=means.metrics,
         )
 
     def _publish_step(self, metrics: MetricsFile | None, measured: StepMetrics, seconds_per_step: float) -> None:
@@ -160,13 +166,12 @@ class Training:
         if splits.validation is None:
             return
         self._reporter.report(self.stage, f"evaluating {len(splits.validation)} held-out rows after step {step}")
-        place, micro_batch_size = self._place, self._spec.deepspeed.micro_batch_size
-        loss = held_out_loss(engine, splits.validation, micro_batch_size, place.rank, place.world_size)
-        self._check(loss, f"the held-out loss after step {step}")
-        self._evaluations.append(EvaluationMetrics(step, loss))
+        means = evaluate(engine, self._objective, splits.validation, len(splits.validation))
+        self._check(means.loss, f"the held-out loss after step {step}")
+        self._evaluations.append(EvaluationMetrics(step, means.loss, means.metrics))
         if metrics:
             metrics.write(self._evaluations[-1])
-            print(f"held-out loss {loss:.4f} after step {step}", flush=True)
+            print(f"held-out loss {means.loss:.4f} after step {step}", flush=True)
 
     def _check(self, value: float, name: str) -> None:
         if not math.isfinite(value):
