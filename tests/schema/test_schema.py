@@ -307,7 +307,15 @@ def test_same_manifest_again_changes_nothing(cluster: Cluster, existing: Object)
     assert (first["generation"], first["resourceVersion"]) == (second["generation"], second["resourceVersion"])
 
 
-@pytest.mark.parametrize("file", sorted((PROJECT / "examples").glob("*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file",
+    [
+        path
+        for pattern in ("*.yaml", "gitops/team/team-*.yaml")
+        for path in sorted((PROJECT / "examples").glob(pattern))
+    ],
+    ids=lambda file: file.name,
+)
 def test_examples_are_accepted(cluster: Cluster, namespace: str, file: Any) -> None:
     result = cluster.run("create", DRY, "--validate=strict", "-n", namespace, "-f", str(file))
     assert result.returncode == 0, result.stderr

@@ -12,7 +12,7 @@ from finetune_cli.manifests import load_documents, select_jobs
 from finetune_cli.validation import read_job
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-MANIFESTS = sorted(EXAMPLES.glob("*.yaml"))
+MANIFESTS = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("gitops/team/team-*.yaml")])
 ROWS = EXAMPLES / "data" / "finetune-operator.jsonl"
 
 
