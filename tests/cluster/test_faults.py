@@ -48,8 +48,11 @@ def test_a_pod_deleted_mid_run_costs_an_attempt_not_the_job(platform: Platform, 
     job = platform.wait_finished(namespace, "robbed")
     assert is_true(job, "Complete"), platform.story(namespace, job)
     attempts = job["status"]["attempts"]
-    assert [(attempt["number"], attempt["outcome"]) for attempt in attempts] == [(1, "PodLost"), (2, "Succeeded")]
-    assert attempts[0]["message"] in (f"pod {victim} was deleted", f"the pod of node {node} is gone")
+    assert [attempt["number"] for attempt in attempts] == [1, 2]
+    assert attempts[1]["outcome"] == "Succeeded"
+    # It stopped in order; whether anybody saw that depends on how soon the pod was gone.
+    told = {"Preempted": f"pod {victim} was deleted", "PodLost": f"the pod of node {node} is gone"}
+    assert attempts[0]["message"] == told[attempts[0]["outcome"]]
     assert "Retrying" in [event["reason"] for event in platform.events(namespace, "robbed")]
 
 

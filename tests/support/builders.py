@@ -123,6 +123,8 @@ def pod(
     conditions: tuple[Object, ...] = (),
     created: float = 0,
     pod_reason: str | None = None,
+    node: str | None = None,
+    scheduled: float | None = None,
 ) -> Object:
     """A pod; times are in seconds after the beginning, ``deleted`` is when its deletion was asked for."""
     name = f"{stage_name(NAME, stage, attempt)}-{index}-abcde"
@@ -136,12 +138,15 @@ def pod(
     if deleted is not None:
         metadata |= {"deletionTimestamp": stamp(at(deleted + 30)), "deletionGracePeriodSeconds": 30}
     status: Object = {"phase": phase, "conditions": list(conditions)}
+    if scheduled is not None:
+        placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp(at(scheduled))}
+        status["conditions"].append(placed)
     if pod_reason:
         status["reason"] = pod_reason
     state = _container_state(exit_code, finished, reason, outcome, waiting)
     if state:
         status["containerStatuses"] = [{"name": "trainer", "state": state}]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": status}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"nodeName": node}, "status": status}
 
 
 def _container_state(

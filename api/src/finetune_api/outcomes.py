@@ -36,6 +36,11 @@ class FailureClass(StrEnum):
     VERIFICATION = "Verification"
     INTERNAL = "Internal"
     POD_LOST = "PodLost"
+    DISRUPTED = "Disrupted"
+    NODE_LOST = "NodeLost"
+    EVICTED = "Evicted"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    IMAGE_PULL = "ImagePull"
     SECRET_MISSING = "SecretMissing"
     UNSCHEDULABLE = "Unschedulable"
 

@@ -79,7 +79,11 @@ class RunPlan(Document):
 
     job: JobReference
     attempt: Annotated[int, Field(ge=0, description="Number of the training attempt; 0 in the prepare stage.")]
-    spec: FineTuneJobSpec
+    spec: Annotated[FineTuneJobSpec, Field(description="The spec with the adjustments of this attempt.")]
+    adjustments: Annotated[
+        dict[str, str],
+        Field(default_factory=dict, description="By path, why a field of spec differs from the manifest."),
+    ]
     world: World
     stores: Annotated[dict[str, StoreAccess], Field(description="By use: output, model, train-0, validation-0, ...")]
     claims: Annotated[dict[str, str], Field(default_factory=dict, description="Mount path of each claim.")]

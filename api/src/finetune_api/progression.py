@@ -12,10 +12,16 @@ from finetune_api.status import AttemptStatus, FineTuneJobStatus, PlanStatus, St
 
 _ORDER = tuple(Stage)
 
+# A job may be suspended a thousand times: its status keeps how it began and how it goes on.
+FIRST_ATTEMPTS, LAST_ATTEMPTS = 20, 80
+
 
 def attempt_number(status: FineTuneJobStatus) -> int:
     """The attempt that is under way or comes next."""
-    return sum(1 for attempt in status.attempts if attempt.finished) + 1
+    if not status.attempts:
+        return 1
+    last = status.attempts[-1]
+    return last.number + (1 if last.finished else 0)
 
 
 def open_attempt(status: FineTuneJobStatus) -> AttemptStatus | None:
@@ -55,17 +61,29 @@ def with_attempt(status: FineTuneJobStatus, attempt: AttemptStatus) -> FineTuneJ
     """The status with one attempt's entry replaced."""
     others = [entry for entry in status.attempts if entry.number != attempt.number]
     attempts = sorted((*others, attempt), key=lambda entry: entry.number)
-    return status.model_copy(update={"attempts": tuple(attempts)})
+    return status.model_copy(update={"attempts": _bounded(tuple(attempts))})
+
+
+def _bounded(attempts: tuple[AttemptStatus, ...]) -> tuple[AttemptStatus, ...]:
+    if len(attempts) <= FIRST_ATTEMPTS + LAST_ATTEMPTS:
+        return attempts
+    return attempts[:FIRST_ATTEMPTS] + attempts[-LAST_ATTEMPTS:]
 
 
 def ended_attempt(
-    status: FineTuneJobStatus, number: int, outcome: str, message: str, now: datetime
+    status: FineTuneJobStatus, number: int, outcome: str, message: str, now: datetime, node: str | None = None
 ) -> FineTuneJobStatus:
     """The status when an attempt is over; the stages of its pods begin anew with the next one."""
     known = next((entry for entry in status.attempts if entry.number == number), AttemptStatus(number=number))
-    done = known.model_copy(update={"finished": now, "outcome": outcome, "message": message[:1024] or None})
+    end = {"finished": now, "outcome": outcome, "message": message[:1024] or None, "node": node}
+    done = known.model_copy(update=end)
     kept = tuple(entry for entry in status.stages if entry.name is Stage.PREPARE)
     return with_attempt(status, done).model_copy(update={"stages": kept})
+
+
+def announced(status: FineTuneJobStatus, change: str | None) -> FineTuneJobStatus:
+    """The status with what comes of the end of the last attempt."""
+    return with_attempt(status, status.attempts[-1].model_copy(update={"change": change}))
 
 
 def with_prepared(
@@ -76,11 +94,14 @@ def with_prepared(
     started: datetime | None,
     now: datetime,
 ) -> FineTuneJobStatus:
-    """The status when prepare has resolved the run."""
+    """The status when prepare has resolved the run; ``spec`` is that of the attempt, with its adjustments."""
     plan = PlanStatus(
         attempt=number,
         world_size=spec.resources.world_size,
+        micro_batch_size=spec.deepspeed.micro_batch_size,
         gradient_accumulation_steps=gradient_accumulation_steps(spec),
+        zero_stage=spec.deepspeed.zero_stage,
+        avoided_nodes=status.plan.avoided_nodes if status.plan else (),
         total_steps=prepared.steps,
         model_digest=prepared.model_digest,
         model_revision=prepared.model_revision,

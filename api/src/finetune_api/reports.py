@@ -57,4 +57,7 @@ class ProgressReport(Document):
     sequence: Annotated[int, Field(ge=0)]
     stage: Stage
     message: Annotated[str | None, Field(default=None, max_length=256)]
+    resumed_from_step: Annotated[
+        int | None, Field(default=None, ge=0, description="Optimizer steps that the attempt found done when it began.")
+    ]
     progress: Progress | None = None

@@ -104,9 +104,24 @@ class AttemptStatus(Document):
     started: Annotated[datetime | None, Field(default=None, description="When its Job was created.")]
     finished: Annotated[datetime | None, Field(default=None, description="When it ended.")]
     outcome: Annotated[
-        str | None, Field(default=None, max_length=64, description="Succeeded, Suspended or a failure class.")
+        str | None,
+        Field(
+            default=None,
+            max_length=64,
+            description="Succeeded, Suspended, Unread or a failure class; before the attempt has ended, the cause that "
+            "is known so far.",
+        ),
     ]
     message: Annotated[str | None, Field(default=None, max_length=1024, description="Why it ended.")]
+    node: Annotated[str | None, Field(default=None, max_length=253, description="Node of the pod that ended it.")]
+    resumed_from_step: Annotated[
+        int | None,
+        Field(default=None, ge=0, description="Optimizer steps that were done already when it began, by its report."),
+    ]
+    change: Annotated[
+        str | None,
+        Field(default=None, max_length=1024, description="What the next attempt does otherwise because of it."),
+    ]
 
 
 class PlanStatus(Document):
@@ -114,8 +129,35 @@ class PlanStatus(Document):
 
     attempt: Annotated[int, Field(ge=1, description="Attempt that this was decided for.")]
     world_size: Annotated[int, Field(ge=1, description="Training processes over all pods.")]
+    micro_batch_size: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            description="Rows that one process computes at a time: spec.deepspeed.microBatchSize, or half of it after "
+            "memory ran out.",
+        ),
+    ]
     gradient_accumulation_steps: Annotated[
         int, Field(ge=1, description="Micro-batches per process and optimizer step.")
+    ]
+    zero_stage: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=0,
+            le=3,
+            description="ZeRO stage: spec.deepspeed.zeroStage, or a higher one after memory ran out again.",
+        ),
+    ]
+    avoided_nodes: Annotated[
+        tuple[Annotated[str, Field(max_length=253)], ...],
+        Field(
+            default=(),
+            max_length=8,
+            description="Nodes that ended two attempts of this job; its pods are not placed there.",
+            json_schema_extra={"x-kubernetes-list-type": "atomic"},
+        ),
     ]
     total_steps: Annotated[int | None, Field(default=None, ge=1, description="Optimizer steps of the whole run.")]
     model_digest: Annotated[str | None, Field(default=None, max_length=80, description="Digest of the model's files.")]
@@ -161,10 +203,14 @@ class FineTuneJobStatus(Document):
         tuple[AttemptStatus, ...],
         Field(
             default=(),
-            max_length=1001,
-            description="Starts of the training pods.",
+            max_length=128,
+            description="Starts of the training pods; of more than 100, the first 20 and the last 80.",
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
         ),
+    ]
+    losses: Annotated[
+        int | None,
+        Field(default=None, ge=0, description="Ended attempts that count against spec.backoffLimit."),
     ]
     artifact: Annotated[Artifact | None, Field(default=None, description="The published artifact.")]
     evaluation: Annotated[EvaluationResult | None, Field(default=None, description="Held-out loss before and after.")]

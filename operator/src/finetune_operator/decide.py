@@ -14,17 +14,22 @@ from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, FailureClass, Stage
 from finetune_api.results import Artifact, EvaluationResult, Prepared
 from finetune_api.status import AttemptStatus, ConditionType, FineTuneJobStatus, Reason, State
-from finetune_operator.failures import (
-    REMEDIES,
+from finetune_operator.attempts import (
     SUCCEEDED,
     SUSPENDED,
     UNREAD,
-    failure_of_attempt,
-    may_retry,
+    adjusted,
+    adjustment_of,
+    counts,
+    next_attempt,
     next_start,
+    with_adjustment,
 )
+from finetune_operator.failures import Cause, cause_of_attempt, cause_so_far
+from finetune_operator.failures import failure as failure_of
 from finetune_operator.objects import Platform, prepare_objects, training_objects
 from finetune_operator.observation import ChildJob, Observation, Pod
+from finetune_operator.waiting import CONFIG_ERROR, Waits, blocked, waiting_for
 
 Object = dict[str, Any]
 
@@ -34,15 +39,27 @@ _STATE_OF_STAGE = {
     Stage.EVALUATE: State.EVALUATING,
     Stage.PUBLISH: State.PUBLISHING,
 }
-_CONFIG_ERROR = "CreateContainerConfigError"
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Settings that decisions depend on."""
+    """Settings that decisions depend on.
+
+    Attributes:
+        platform: what the operator adds to every job.
+        secret_grace: how long a Secret may be missing.
+        image_grace: how long a placed pod may try to pull its image.
+        gang_grace: how long placed pods may wait for others that cannot be placed.
+    """
 
     platform: Platform
     secret_grace: timedelta
+    image_grace: timedelta = timedelta(minutes=10)
+    gang_grace: timedelta = timedelta(minutes=5)
+
+    @property
+    def waits(self) -> Waits:
+        return Waits(self.secret_grace, self.image_grace, self.gang_grace)
 
 
 @dataclass(frozen=True)
@@ -145,11 +162,7 @@ def _unchanged(status: FineTuneJobStatus, generation: int) -> Decision:
 def _invalid(seen: Observation, status: FineTuneJobStatus, error: ValidationError) -> Decision:
     """A spec that the API server took under an older schema. It cannot be built, so it fails, and says why."""
     problems = [f"spec.{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors()]
-    failure = Failure(
-        failure_class=FailureClass.USER_ERROR,
-        message="; ".join(problems)[:2048],
-        remedy=REMEDIES[FailureClass.USER_ERROR],
-    )
+    failure = failure_of(FailureClass.USER_ERROR, "; ".join(problems))
     generation = seen.manifest["metadata"].get("generation", 0)
     phase = Phase(State.FAILED, Reason.SPEC_INVALID, failure.words)
     changes = {
@@ -197,8 +210,8 @@ def _begin(turn: _Turn) -> Decision:
     prepared = progression.prepared_from(turn.status, turn.number)
     if prepared:
         return _start(turn, prepared)
-    start = next_start(turn.status.attempts)
-    if start and start > turn.now:
+    start = next_start(turn.status, turn.now)
+    if start:
         phase = Phase(State.STARTING, Reason.RETRYING, f"attempt {turn.number} starts at {start.isoformat()}")
         return turn.settle(phase, requeue_after=start - turn.now)
     job = turn.seen.job_of(Stage.PREPARE, turn.number)
@@ -214,22 +227,18 @@ def _preparing(turn: _Turn, job: ChildJob) -> Decision:
     if stage.started is None or stage.finished:
         fresh = stage.model_copy(update={"started": job.created, "finished": None, "message": None})
         turn = turn.told(progression.with_stage(turn.status, fresh))
-    blocked = next((pod for pod in pods if pod.waiting and pod.waiting[0] == _CONFIG_ERROR), None)
-    if blocked:
-        return _secret_missing(turn, blocked)
-    return turn.settle(
-        Phase(State.PREPARING, Reason.PREPARING, _waiting_for(pods) or "checking and preparing the inputs")
-    )
+    stuck = next((pod for pod in pods if pod.waiting and pod.waiting[0] == CONFIG_ERROR), None)
+    if stuck:
+        return _secret_missing(turn, stuck)
+    message = waiting_for(pods) or "checking and preparing the inputs"
+    return turn.settle(Phase(State.PREPARING, Reason.PREPARING, message))
 
 
 def _secret_missing(turn: _Turn, pod: Pod) -> Decision:
     """A Secret may arrive a moment after the job when both come from one commit: wait a little before failing."""
     problem = pod.waiting[1] if pod.waiting else ""
-    failure = Failure(
-        failure_class=FailureClass.SECRET_MISSING,
-        message=f"{problem[:1024]} in namespace {turn.job.metadata.namespace}",
-        remedy=REMEDIES[FailureClass.SECRET_MISSING],
-    )
+    message = f"{problem[:1024]} in namespace {turn.job.metadata.namespace}"
+    failure = failure_of(FailureClass.SECRET_MISSING, message)
     left = (pod.created or turn.now) + turn.policy.secret_grace - turn.now
     if left <= timedelta(0):
         decision = _fail(turn, Reason.SECRET_NOT_FOUND, failure)
@@ -254,7 +263,7 @@ def _prepare_ended(turn: _Turn, job: ChildJob) -> Decision:
         # Its pod was removed before its result was read. Preparing again costs seconds and no GPU.
         phase = Phase(State.PREPARING, Reason.PREPARING, "the prepare pod is gone; preparing again")
         return turn.settle(phase, delete_jobs=() if job.deleting else (job.name,))
-    return _fail(turn, Reason.PREPARE_FAILED, failure_of_attempt(job, [pod for pod in pods if pod.ended], 1))
+    return _fail(turn, Reason.PREPARE_FAILED, cause_of_attempt(job, [pod for pod in pods if pod.ended], 1).failure)
 
 
 def _resolved(turn: _Turn, job: ChildJob, prepared: Prepared) -> Decision:
@@ -265,9 +274,8 @@ def _resolved(turn: _Turn, job: ChildJob, prepared: Prepared) -> Decision:
             remedy="Create a FineTuneJob of another name for the new inputs, or restore the old ones.",
         )
         return _fail(turn, Reason.PREPARE_FAILED, failure)
-    status = progression.with_prepared(
-        turn.status, turn.job.spec, prepared, turn.number, job.created, job.finished or turn.now
-    )
+    spec = adjusted(turn.job.spec, adjustment_of(turn.job.spec, turn.status.plan))
+    status = progression.with_prepared(turn.status, spec, prepared, turn.number, job.created, job.finished or turn.now)
     turn = turn.told(status)
     if prepared.adopted:
         return _complete(turn, Reason.ADOPTED, prepared.adopted, prepared.adopted_evaluation)
@@ -284,7 +292,8 @@ def _start(turn: _Turn, prepared: Prepared) -> Decision:
         )
         return turn.settle(phase, requeue_after=timedelta(seconds=5))
     attempt = AttemptStatus(number=turn.number, started=turn.now)
-    create = training_objects(turn.job, turn.policy.platform, turn.number, prepared)
+    adjustment = adjustment_of(turn.job.spec, turn.status.plan)
+    create = training_objects(turn.job, turn.policy.platform, turn.number, prepared, adjustment)
     turn = turn.told(progression.with_attempt(turn.status, attempt))
     phase = Phase(State.STARTING, Reason.STARTING, f"starting attempt {attempt.number}", prepared=True)
     return turn.settle(phase, create=create)
@@ -292,47 +301,69 @@ def _start(turn: _Turn, prepared: Prepared) -> Decision:
 
 def _follow(turn: _Turn) -> Decision:
     """An attempt is under way."""
-    number = turn.number
+    number, nodes = turn.number, turn.job.spec.resources.nodes
     job = turn.seen.job_of(Stage.TRAIN, number)
     pods = turn.seen.pods_of(Stage.TRAIN, number)
+    known = progression.open_attempt(turn.status)
     if job is None or (job.finished is None and job.deleting):
-        failure = failure_of_attempt(None, pods, turn.job.spec.resources.nodes)
-        return _attempt_failed(turn, failure)
+        return _attempt_failed(turn, cause_of_attempt(None, pods, nodes, known))
     if job.finished is None:
-        return _training(turn, pods)
+        return _training(_reported(turn, cause_so_far(pods, nodes)), pods)
     if job.succeeded:
         return _attempt_succeeded(turn, pods)
-    return _attempt_failed(turn, failure_of_attempt(job, pods, turn.job.spec.resources.nodes))
+    return _attempt_failed(turn, cause_of_attempt(job, pods, nodes, known))
+
+
+def _reported(turn: _Turn, cause: Cause | None) -> _Turn:
+    """Writes into the open attempt what is known of it by now: memory and pods may be gone when it has ended."""
+    attempt, report = progression.open_attempt(turn.status), turn.seen.report
+    if attempt is None:
+        return turn
+    found: dict[str, Any] = {}
+    if cause:
+        found = {
+            "outcome": cause.failure.failure_class.value,
+            "message": cause.failure.message[:1024],
+            "node": cause.node,
+        }
+    if report and _current(turn) and report.resumed_from_step is not None:
+        found["resumed_from_step"] = report.resumed_from_step
+    return turn.told(progression.with_attempt(turn.status, attempt.model_copy(update=found)))
+
+
+def _current(turn: _Turn) -> bool:
+    """Whether the newest report is of this very attempt."""
+    report = turn.seen.report
+    return report is not None and report.uid == turn.job.metadata.uid and report.attempt == turn.number
 
 
 def _training(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
     nodes = turn.job.spec.resources.nodes
     running = sum(1 for pod in pods if pod.phase == "Running" or pod.ended)
     if running < nodes:
-        message = _waiting_for(pods) or f"{running} of {nodes} pods are running"
-        return turn.settle(Phase(State.STARTING, Reason.PODS_PENDING, message, prepared=True))
+        return _pending(turn, pods, running)
     report = turn.seen.report
-    current = report is not None and report.uid == turn.job.metadata.uid and report.attempt == turn.number
-    stage = report.stage if report and current else _stage_reached(turn.status)
+    stage = report.stage if report and _current(turn) else _stage_reached(turn.status)
     turn = turn.told(progression.entered(turn.status, stage, turn.now))
     phase = Phase(_STATE_OF_STAGE[stage], Reason.TRAINING, f"{nodes} of {nodes} pods are running", prepared=True)
     return turn.settle(phase)
+
+
+def _pending(turn: _Turn, pods: tuple[Pod, ...], running: int) -> Decision:
+    """Some pods do not run yet. They are waited for, but not for ever: those that run may hold GPUs meanwhile."""
+    avoiding = bool(adjustment_of(turn.job.spec, turn.status.plan).avoided_nodes)
+    block = blocked(pods, turn.policy.waits, turn.now, avoiding)
+    if block and block.left <= timedelta(0):
+        return replace(_attempt_failed(turn, Cause(block.failure, block.node)), delete_jobs=turn.seen.unfinished)
+    message = waiting_for(pods) or f"{running} of {turn.job.spec.resources.nodes} pods are running"
+    phase = Phase(State.STARTING, Reason.PODS_PENDING, message, prepared=True)
+    return turn.settle(phase, requeue_after=block.left + timedelta(seconds=1) if block else None)
 
 
 def _stage_reached(status: FineTuneJobStatus) -> Stage:
     """The furthest stage that the status knows of: reports may be missing after a restart of the operator."""
     started = [entry.name for entry in status.stages if entry.started and entry.name is not Stage.PREPARE]
     return started[-1] if started else Stage.TRAIN
-
-
-def _waiting_for(pods: tuple[Pod, ...]) -> str | None:
-    """Why pods do not run yet, in the words of the scheduler or the kubelet."""
-    for pod in pods:
-        if pod.unschedulable:
-            return f"pod {pod.name} cannot be scheduled: {pod.unschedulable}"[:1024]
-        if pod.waiting and pod.waiting[0] not in ("ContainerCreating", "PodInitializing"):
-            return f"pod {pod.name} cannot start: {pod.waiting[0]}: {pod.waiting[1]}"[:1024]
-    return None
 
 
 def _attempt_succeeded(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
@@ -348,11 +379,15 @@ def _attempt_succeeded(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
     return _complete(turn, Reason.PUBLISHED, outcome.artifact, outcome.evaluation)
 
 
-def _attempt_failed(turn: _Turn, failure: Failure) -> Decision:
-    number = turn.number
-    status = progression.ended_attempt(turn.status, number, failure.failure_class.value, failure.message, turn.now)
-    turn = turn.told(status)
-    if not may_retry(failure, status.attempts, turn.job.spec.backoff_limit):
-        return _fail(turn, Reason.RUN_FAILED, failure)
+def _attempt_failed(turn: _Turn, cause: Cause) -> Decision:
+    number, failure = turn.number, cause.failure
+    kind = failure.failure_class
+    status = progression.ended_attempt(turn.status, number, kind.value, failure.message, turn.now, cause.node)
+    if counts(kind):
+        status = status.model_copy(update={"losses": (status.losses or 0) + 1})
+    following = next_attempt(turn.job.spec, status, kind)
+    if following is None:
+        return _fail(turn.told(status), Reason.RUN_FAILED, failure)
+    status = with_adjustment(status, turn.job.spec, following.adjustment)
     phase = Phase(State.STARTING, Reason.RETRYING, f"attempt {number} ended: {failure.message}")
-    return turn.settle(phase, requeue_after=timedelta(0))
+    return turn.told(progression.announced(status, following.change)).settle(phase, requeue_after=timedelta(0))

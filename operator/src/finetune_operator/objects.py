@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from finetune_api.plan import (
 from finetune_api.reports import TOKEN_FILE_NAME, audience
 from finetune_api.results import Prepared
 from finetune_api.spec import FineTuneJobSpec
+from finetune_operator.attempts import Adjustment, adjusted, adjustment_of, reasons
 from finetune_operator.naming import ATTEMPT_LABEL, JOB_UID_LABEL, STAGE_LABEL, labels, rendezvous_port, stage_name
 
 Object = dict[str, Any]
@@ -76,14 +78,23 @@ def _metadata(job: FineTuneJob, stage: Stage, attempt: int) -> Object:
     }
 
 
-def run_plan(job: FineTuneJob, platform: Platform, stage: Stage, attempt: int, prepared: Prepared | None) -> RunPlan:
+def run_plan(
+    job: FineTuneJob,
+    platform: Platform,
+    stage: Stage,
+    attempt: int,
+    prepared: Prepared | None,
+    adjustment: Adjustment | None = None,
+) -> RunPlan:
     """The document that the pods of one stage read."""
+    adjustment = adjustment or adjustment_of(job.spec, None)
     name = stage_name(job.metadata.name, Stage.TRAIN, attempt)
     hub = job.spec.model.hugging_face
     return RunPlan(
         job=JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
         attempt=attempt if stage is Stage.TRAIN else 0,
-        spec=job.spec,
+        spec=adjusted(job.spec, adjustment),
+        adjustments=reasons(job.spec, adjustment),
         world=world_of(job.spec, f"{name}-0.{name}", rendezvous_port(job.metadata.uid, attempt)),
         stores=cluster_stores(job.spec),
         claims={claim: f"{CLAIM_FOLDER}/{claim}" for claim in claims_of(job.spec)},
@@ -221,13 +232,19 @@ def prepare_job(job: FineTuneJob, platform: Platform, attempt: int) -> Object:
         "action": "FailJob",
         "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(map(int, _NEVER_RETRIED))},
     }
+    # What the cluster ends on purpose is no failure of the pod.
+    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    stopped = {
+        "action": "Ignore",
+        "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [int(ExitCode.PREEMPTED)]},
+    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": _metadata(job, Stage.PREPARE, attempt),
         "spec": {
             "backoffLimit": _PREPARE_RETRIES,
-            "podFailurePolicy": {"rules": [never_retried]},
+            "podFailurePolicy": {"rules": [never_retried, disrupted, stopped]},
             "template": _pod_template(job, platform, Stage.PREPARE, attempt, resources),
         },
     }
@@ -242,12 +259,21 @@ def _training_resources(job: FineTuneJob) -> Object:
     }
 
 
-def training_job(job: FineTuneJob, platform: Platform, attempt: int) -> Object:
+def _avoiding(nodes: Sequence[str]) -> Object:
+    """A node affinity that places no pod on some nodes. Node names, since only these are known of them."""
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    required = {"nodeSelectorTerms": [{"matchFields": fields}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def training_job(job: FineTuneJob, platform: Platform, attempt: int, avoided: Sequence[str] = ()) -> Object:
     """The Indexed Job of one attempt: one pod per node, and the first lost pod ends all of them."""
     template = _pod_template(job, platform, Stage.TRAIN, attempt, _training_resources(job))
     template["spec"]["subdomain"] = stage_name(job.metadata.name, Stage.TRAIN, attempt)
     if job.spec.resources.node_selector:
         template["spec"]["nodeSelector"] = dict(job.spec.resources.node_selector)
+    if avoided:
+        template["spec"]["affinity"] = _avoiding(avoided)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -270,11 +296,13 @@ def prepare_objects(job: FineTuneJob, platform: Platform, attempt: int) -> tuple
     return plan_config_map(job, Stage.PREPARE, attempt, plan), prepare_job(job, platform, attempt)
 
 
-def training_objects(job: FineTuneJob, platform: Platform, attempt: int, prepared: Prepared) -> tuple[Object, ...]:
+def training_objects(
+    job: FineTuneJob, platform: Platform, attempt: int, prepared: Prepared, adjustment: Adjustment | None = None
+) -> tuple[Object, ...]:
     """Everything that one attempt needs, in the order of creation."""
-    plan = run_plan(job, platform, Stage.TRAIN, attempt, prepared)
+    plan = run_plan(job, platform, Stage.TRAIN, attempt, prepared, adjustment)
     return (
         plan_config_map(job, Stage.TRAIN, attempt, plan),
         rendezvous_service(job, attempt),
-        training_job(job, platform, attempt),
+        training_job(job, platform, attempt, adjustment.avoided_nodes if adjustment else ()),
     )

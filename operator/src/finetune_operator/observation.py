@@ -36,12 +36,14 @@ class Pod:
 
     Attributes:
         index: completion index, the node's rank.
+        node: name of the node that it was placed on.
+        scheduled: when it was placed.
         deleted_at: when its deletion was asked for, or None.
         waiting: reason and message of a container that cannot start, or None.
         unschedulable: the scheduler's message, or None.
         exit_code: of the container, or None while it has not ended.
         oom_killed: the kernel ended it for its memory.
-        disrupted: the cluster ended it (preemption, eviction, drain), in its words.
+        disrupted: reason and message when the cluster ended it (preemption, eviction, drain, a lost node), or None.
     """
 
     name: str
@@ -55,9 +57,11 @@ class Pod:
     exit_code: int | None = None
     finished: datetime | None = None
     oom_killed: bool = False
-    disrupted: str | None = None
+    disrupted: tuple[str, str] | None = None
     outcome: StageOutcome | None = None
     created: datetime | None = None
+    node: str | None = None
+    scheduled: datetime | None = None
 
     @property
     def ended(self) -> bool:
@@ -164,11 +168,19 @@ def _unschedulable(status: Object) -> str | None:
     return None
 
 
-def _disruption(status: Object) -> str | None:
+def _disruption(status: Object) -> tuple[str, str] | None:
+    # The kubelet's own word says more than its condition, which has one reason for everything that it ends.
+    if status.get("phase") == "Failed" and status.get("reason"):
+        return str(status["reason"]), str(status.get("message") or "")
     disruption = _condition(status, "DisruptionTarget")
     if disruption:
-        return f"{disruption.get('reason')}: {disruption.get('message')}"
-    return status.get("reason") if status.get("phase") == "Failed" else None
+        return str(disruption.get("reason") or ""), str(disruption.get("message") or "")
+    return None
+
+
+def _scheduled(status: Object) -> datetime | None:
+    placed = _condition(status, "PodScheduled")
+    return parse_time(placed.get("lastTransitionTime")) if placed else None
 
 
 def read_pod(manifest: Object) -> Pod:
@@ -192,6 +204,8 @@ def read_pod(manifest: Object) -> Pod:
         disrupted=_disruption(status),
         outcome=read_outcome(terminated.get("message")),
         created=parse_time(metadata.get("creationTimestamp")),
+        node=(manifest.get("spec") or {}).get("nodeName"),
+        scheduled=_scheduled(status),
     )
 
 

@@ -47,7 +47,16 @@ def test_exit_codes_are_written_down() -> None:
 
 def test_classes_that_no_pod_can_report_have_no_exit_code() -> None:
     without = set(FailureClass) - set(EXIT_CODE_OF_CLASS)
-    assert without == {FailureClass.POD_LOST, FailureClass.SECRET_MISSING, FailureClass.UNSCHEDULABLE}
+    assert without == {
+        FailureClass.POD_LOST,
+        FailureClass.DISRUPTED,
+        FailureClass.NODE_LOST,
+        FailureClass.EVICTED,
+        FailureClass.DEADLINE_EXCEEDED,
+        FailureClass.IMAGE_PULL,
+        FailureClass.SECRET_MISSING,
+        FailureClass.UNSCHEDULABLE,
+    }
 
 
 def test_exit_codes_keep_clear_of_interpreters_shells_and_signals() -> None:

@@ -1,26 +1,12 @@
-"""Why an attempt ended, whether another may follow, and when."""
+"""Why an attempt ended."""
 
 from __future__ import annotations
-
-from datetime import timedelta
 
 import pytest
 
 from finetune_api.outcomes import FailureClass, Stage, StageOutcome
 from finetune_api.status import AttemptStatus
-from finetune_operator.failures import (
-    REMEDIES,
-    RETRYABLE,
-    SUCCEEDED,
-    SUSPENDED,
-    UNREAD,
-    counted_losses,
-    failure_of_attempt,
-    failure_of_pod,
-    may_retry,
-    next_start,
-    retry_delay,
-)
+from finetune_operator.failures import REMEDIES, cause_of_attempt, cause_so_far, failure_of_pod
 from finetune_operator.observation import read_job, read_pod
 from support.builders import NAME, Object, at, batch_job, disrupted, failed, pod, published_outcome
 
@@ -57,12 +43,47 @@ SINGLE: dict[str, tuple[Object, FailureClass | None, str]] = {
     "OOM kill": (pod(phase="Failed", exit_code=137, reason="OOMKilled"), FailureClass.OUT_OF_MEMORY, "than its limit"),
     "evicted": (
         pod(phase="Failed", exit_code=137, conditions=(disrupted("EvictionByEvictionAPI", "draining"),)),
-        FailureClass.POD_LOST,
+        FailureClass.DISRUPTED,
         "ended by the cluster (EvictionByEvictionAPI: draining)",
     ),
+    **{
+        f"taken by the cluster, and stopped in order: {reason}": (
+            pod(phase="Failed", exit_code=17, outcome=_train(echo), conditions=(disrupted(reason, "why"),)),
+            kind,
+            f"ended by the cluster ({reason}: why)",
+        )
+        for reason, kind, echo in (
+            ("PreemptionByScheduler", FailureClass.DISRUPTED, FailureClass.PREEMPTED),
+            ("TerminationByKubelet", FailureClass.DISRUPTED, FailureClass.RENDEZVOUS),
+            ("DeletionByTaintManager", FailureClass.NODE_LOST, FailureClass.PREEMPTED),
+            ("DeletionByPodGC", FailureClass.NODE_LOST, FailureClass.INTERNAL),
+            ("SomethingNew", FailureClass.POD_LOST, FailureClass.PREEMPTED),
+        )
+    },
+    "its own fault, although disrupted": (
+        pod(phase="Failed", exit_code=11, outcome=_train(FailureClass.DATA_ERROR), conditions=(disrupted(),)),
+        FailureClass.DATA_ERROR,
+        "what happened",
+    ),
+    "memory, although disrupted": (
+        pod(phase="Failed", exit_code=137, reason="OOMKilled", conditions=(disrupted(),)),
+        FailureClass.OUT_OF_MEMORY,
+        "than its limit",
+    ),
+    "deadline": (
+        pod(phase="Failed", exit_code=137, pod_reason="DeadlineExceeded"),
+        FailureClass.DEADLINE_EXCEEDED,
+        "ended by the cluster (DeadlineExceeded)",
+    ),
+    "the node went down in order": (
+        pod(phase="Failed", pod_reason="Terminated"),
+        FailureClass.DISRUPTED,
+        "(Terminated)",
+    ),
+    "the node did not take it": (pod(phase="Failed", pod_reason="OutOfcpu"), FailureClass.POD_LOST, "(OutOfcpu)"),
     "node pressure": (
         pod(phase="Failed", pod_reason="Evicted"),
-        FailureClass.POD_LOST,
+        FailureClass.EVICTED,
         "ended by the cluster (Evicted)",
     ),
     "own words count more than the exit code": (
@@ -128,7 +149,7 @@ ATTEMPTS: dict[str, tuple[list[Object], bool, FailureClass, str]] = {
     "a pod was deleted, its peer lost it": (
         [_deleted(0, 40, PREEMPTED), _ended(1, LOST_PEER, finished=41)],
         True,
-        FailureClass.POD_LOST,
+        FailureClass.PREEMPTED,
         f"pod {POD} was deleted",
     ),
     "a pod was deleted in the second its peer failed": (
@@ -178,9 +199,46 @@ def test_cause_of_a_failed_attempt(case: str) -> None:
     pods, there, kind, words = ATTEMPTS[case]
     job = read_job(batch_job(ended="Failed", message="too slow")) if there else None
     for order in (pods, pods[::-1]):
-        failure = failure_of_attempt(job, [read_pod(item) for item in order], nodes=2)
+        failure = cause_of_attempt(job, [read_pod(item) for item in order], nodes=2).failure
         assert failure.failure_class is kind
         assert words in failure.message
+
+
+def _known(kind: FailureClass) -> AttemptStatus:
+    return AttemptStatus(number=1, started=at(0), outcome=kind.value, message="as it was seen", node="node-7")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_was_seen_counts_when_the_pods_are_gone(there: bool) -> None:
+    job = read_job(batch_job(ended="Failed")) if there else None
+    cause = cause_of_attempt(job, [], 2, _known(FailureClass.OUT_OF_MEMORY))
+    assert (cause.failure.failure_class, cause.node) == (FailureClass.OUT_OF_MEMORY, "node-7")
+    assert cause.failure.message == "as it was seen"
+
+
+def test_what_is_still_there_counts_more_than_what_was_seen() -> None:
+    pods = [read_pod(_ended(0, NAN)), read_pod(_ended(1, LOST_PEER))]
+    cause = cause_of_attempt(read_job(batch_job(ended="Failed")), pods, 2, _known(FailureClass.RENDEZVOUS))
+    assert cause.failure.failure_class is FailureClass.DIVERGED
+
+
+SO_FAR: dict[str, tuple[list[Object], FailureClass | None]] = {
+    "all run": ([pod(), pod(index=1)], None),
+    "one lost a peer that runs": ([_ended(0, LOST_PEER), pod(index=1)], None),
+    "one lost a peer, which says why": ([_ended(0, LOST_PEER, finished=50), _ended(1, NAN)], FailureClass.DIVERGED),
+    "killed": ([_ended(0, exit_code=137), pod(index=1)], FailureClass.POD_LOST),
+    "being deleted": ([_deleted(0, 40), pod(index=1)], None),
+    "deleted, and stopped in order": ([_deleted(0, 40, PREEMPTED), pod(index=1)], FailureClass.PREEMPTED),
+    "deleted because another one is gone": ([_deleted(0, 40, PREEMPTED)], None),
+    "deleted because another one failed": ([_deleted(0, 45, PREEMPTED), _ended(1, CRASH, finished=40)], None),
+}
+
+
+@pytest.mark.parametrize("case", SO_FAR)
+def test_cause_so_far(case: str) -> None:
+    pods, kind = SO_FAR[case]
+    cause = cause_so_far([read_pod(item) for item in pods], 2)
+    assert (cause.failure.failure_class if cause else None) == kind
 
 
 def test_longest_message_of_the_cluster_is_cut() -> None:
@@ -190,78 +248,6 @@ def test_longest_message_of_the_cluster_is_cut() -> None:
     assert len(failure.message) == 2048
 
 
-def _attempts(*outcomes: str) -> list[AttemptStatus]:
-    return [
-        AttemptStatus(number=number, started=at(0), finished=at(60 * number), outcome=outcome)
-        for number, outcome in enumerate(outcomes, start=1)
-    ]
-
-
-LOST = FailureClass.POD_LOST.value
-
-
-@pytest.mark.parametrize("kind", FailureClass)
-def test_only_what_is_not_the_manifests_fault_is_retried(kind: FailureClass) -> None:
-    failure = failed(Stage.TRAIN, kind).failure
-    assert failure
-    assert may_retry(failure, _attempts(kind.value), backoff_limit=1) is (kind in RETRYABLE)
-
-
-def test_faults_of_manifest_and_data_are_never_retried() -> None:
-    never = {
-        FailureClass.USER_ERROR,
-        FailureClass.DATA_ERROR,
-        FailureClass.OUT_OF_MEMORY,
-        FailureClass.DIVERGED,
-        FailureClass.DEVICE_MISSING,
-        FailureClass.VERIFICATION,
-        FailureClass.INTERNAL,
-    }
-    assert RETRYABLE.isdisjoint(never)
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "limit", "allowed"),
-    [
-        ([LOST], 0, False),
-        ([LOST], 1, True),
-        ([LOST, LOST], 1, False),
-        ([LOST, LOST, LOST], 3, True),
-        ([LOST, LOST, LOST, LOST], 3, False),
-        ([SUSPENDED, SUSPENDED, LOST], 1, True),
-        ([UNREAD, LOST], 1, True),
-        ([UNREAD, LOST, LOST], 1, False),
-    ],
-)
-def test_backoff_limit_counts_losses_only(outcomes: list[str], limit: int, allowed: bool) -> None:
-    failure = failed(Stage.TRAIN, FailureClass.POD_LOST).failure
-    assert failure
-    assert may_retry(failure, _attempts(*outcomes), limit) is allowed
-
-
-def test_an_open_attempt_is_no_loss() -> None:
-    assert counted_losses([*_attempts(LOST), AttemptStatus(number=2, started=at(70))]) == 1
-
-
-@pytest.mark.parametrize(
-    ("losses", "seconds"), [(0, 0), (1, 0), (2, 10), (3, 20), (4, 40), (6, 160), (7, 300), (900, 300)]
-)
-def test_delay_before_the_next_attempt(losses: int, seconds: int) -> None:
-    assert retry_delay(_attempts(*[LOST] * losses)) == timedelta(seconds=seconds)
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "seconds"),
-    [([], None), ([LOST], 60), ([LOST, LOST], 130), ([LOST, SUSPENDED], None), ([LOST, LOST, UNREAD], None)],
-)
-def test_start_of_the_next_attempt(outcomes: list[str], seconds: float | None) -> None:
-    assert next_start(_attempts(*outcomes)) == (None if seconds is None else at(seconds))
-
-
-def test_nothing_is_waited_for_while_an_attempt_is_open() -> None:
-    assert next_start([AttemptStatus(number=1, started=at(0))]) is None
-
-
 @pytest.mark.parametrize("kind", FailureClass)
 def test_every_class_has_a_remedy_that_is_an_instruction(kind: FailureClass) -> None:
     remedy = REMEDIES[kind]
@@ -269,7 +255,3 @@ def test_every_class_has_a_remedy_that_is_an_instruction(kind: FailureClass) -> 
     assert remedy.endswith(".")
     assert len(remedy) <= 1024
     assert "starts again by itself" not in remedy, "a remedy is told only when nothing starts any more"
-
-
-def test_names_of_outcomes_are_no_failure_classes() -> None:
-    assert {SUCCEEDED, SUSPENDED, UNREAD}.isdisjoint(kind.value for kind in FailureClass)

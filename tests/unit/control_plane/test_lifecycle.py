@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from finetune_api.conditions import is_true
 from finetune_api.outcomes import FailureClass, Stage
 from finetune_api.status import ConditionType
-from finetune_operator.failures import SUSPENDED, UNREAD
+from finetune_operator.attempts import SUSPENDED, UNREAD
 from support.builders import NAME
 from support.world import Object, World, living
 

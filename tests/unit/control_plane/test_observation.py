@@ -87,9 +87,14 @@ PODS: dict[str, tuple[Object, dict[str, Any]]] = {
     ),
     "disrupted": (
         pod(conditions=(disrupted("PreemptionByScheduler", "preempting"),)),
-        {"disrupted": "PreemptionByScheduler: preempting"},
+        {"disrupted": ("PreemptionByScheduler", "preempting")},
     ),
-    "evicted": (pod(phase="Failed", pod_reason="Evicted"), {"phase": "Failed", "disrupted": "Evicted"}),
+    "evicted": (pod(phase="Failed", pod_reason="Evicted"), {"phase": "Failed", "disrupted": ("Evicted", "")}),
+    "evicted by the kubelet, which sets a condition too": (
+        pod(phase="Failed", pod_reason="Evicted", conditions=(disrupted("TerminationByKubelet", "memory"),)),
+        {"phase": "Failed", "disrupted": ("Evicted", "")},
+    ),
+    "placed": (pod(node="node-1", scheduled=3), {"node": "node-1", "scheduled": at(3)}),
     "being deleted": (pod(deleted=12), {"deleted_at": at(12)}),
 }
 

@@ -1,0 +1,76 @@
+"""Pods that do not run yet: what they wait for, and for how long that may go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from finetune_api.outcomes import Failure, FailureClass
+from finetune_operator.failures import failure
+from finetune_operator.observation import Pod
+
+CONFIG_ERROR = "CreateContainerConfigError"
+_IMAGE_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+_NO_PROBLEM = frozenset({"ContainerCreating", "PodInitializing"})
+
+
+@dataclass(frozen=True)
+class Waits:
+    """How long each may take."""
+
+    secret: timedelta
+    image: timedelta
+    gang: timedelta
+
+
+@dataclass(frozen=True)
+class Block:
+    """Why an attempt cannot begin, on which node, and how much longer that is waited for."""
+
+    failure: Failure
+    left: timedelta
+    node: str | None = None
+
+
+def waiting_for(pods: Sequence[Pod]) -> str | None:
+    """Why pods do not run yet, in the words of the scheduler or the kubelet."""
+    for pod in pods:
+        if pod.unschedulable:
+            return f"pod {pod.name} cannot be scheduled: {pod.unschedulable}"[:1024]
+        if pod.waiting and pod.waiting[0] not in _NO_PROBLEM:
+            return f"pod {pod.name} cannot start: {pod.waiting[0]}: {pod.waiting[1]}"[:1024]
+    return None
+
+
+def blocked(pods: Sequence[Pod], waits: Waits, now: datetime, avoiding: bool) -> Block | None:
+    """What keeps an attempt from beginning, if it is not just the queue; of several, what ends first.
+
+    A gang none of whose pods is placed waits in the scheduler's queue as long as it takes, unless ``avoiding`` nodes
+    may be what it waits for.
+    """
+    first = min((pod.scheduled for pod in pods if pod.scheduled), default=None)
+    found = [block for pod in pods if (block := _block(pod, waits, now, first, avoiding))]
+    return min(found, key=lambda block: block.left, default=None)
+
+
+def _block(pod: Pod, waits: Waits, now: datetime, first: datetime | None, avoiding: bool) -> Block | None:
+    since = pod.scheduled or pod.created or now
+    if pod.waiting and pod.waiting[0] == CONFIG_ERROR:
+        return Block(failure(FailureClass.SECRET_MISSING, _cannot_start(pod)), since + waits.secret - now)
+    if pod.waiting and pod.waiting[0] in _IMAGE_ERRORS:
+        return Block(failure(FailureClass.IMAGE_PULL, _cannot_start(pod)), since + waits.image - now, pod.node)
+    waiting_since = first or (pod.created if avoiding else None)
+    if pod.unschedulable and waiting_since:
+        message = f"pod {pod.name} could not be placed for {_minutes(waits.gang)}: {pod.unschedulable}"
+        return Block(failure(FailureClass.UNSCHEDULABLE, message), waiting_since + waits.gang - now)
+    return None
+
+
+def _cannot_start(pod: Pod) -> str:
+    reason, message = pod.waiting or ("", "")
+    return f"pod {pod.name} could not start: {reason}: {message}"
+
+
+def _minutes(span: timedelta) -> str:
+    return f"{span.total_seconds() / 60:g} min"

@@ -1,0 +1,89 @@
+"""Decisions before training: preparing, adopting, waiting for a Secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.outcomes import Stage
+from support.builders import batch_job, pod, prepare_outcome, unschedulable
+from support.decisions import DATA_ERROR, PREPARE_DONE, PREPARE_JOB, PREPARE_POD, TRAIN_OBJECTS, Case, check
+
+CONFIG_ERROR = pod(Stage.PREPARE, phase="Pending", waiting=("CreateContainerConfigError", 'secret "keys" not found'))
+
+CASES: dict[str, Case] = {
+    "a new job is prepared": Case(
+        "Preparing", "checking and preparing", creates=(f"ConfigMap {PREPARE_JOB}", f"Job {PREPARE_JOB}")
+    ),
+    "prepare runs": Case("Preparing", "checking", jobs=(batch_job(Stage.PREPARE),), pods=(pod(Stage.PREPARE),)),
+    "prepare cannot be scheduled": Case(
+        "Preparing",
+        "cannot be scheduled: 0/4 nodes",
+        jobs=(batch_job(Stage.PREPARE),),
+        pods=(pod(Stage.PREPARE, phase="Pending", conditions=(unschedulable("0/4 nodes"),)),),
+    ),
+    "prepare waits for its image": Case(
+        "Preparing",
+        "cannot start: ImagePullBackOff: no such image",
+        jobs=(batch_job(Stage.PREPARE),),
+        pods=(pod(Stage.PREPARE, phase="Pending", waiting=("ImagePullBackOff", "no such image")),),
+    ),
+    "a container that is being created is no problem": Case(
+        "Preparing",
+        "checking",
+        jobs=(batch_job(Stage.PREPARE),),
+        pods=(pod(Stage.PREPARE, phase="Pending", waiting=("ContainerCreating", "")),),
+    ),
+    "a Secret may come a little later": Case(
+        "Preparing",
+        'secret "keys" not found in namespace team-a. Create the Secret',
+        jobs=(batch_job(Stage.PREPARE),),
+        pods=(CONFIG_ERROR,),
+        now=10,
+        again=21,
+    ),
+    "a Secret that does not come fails the job": Case(
+        "Failed",
+        'secret "keys" not found in namespace team-a. Create the Secret',
+        jobs=(batch_job(Stage.PREPARE),),
+        pods=(CONFIG_ERROR,),
+        now=31,
+        deletes=(PREPARE_JOB,),
+    ),
+    "prepare found an error": Case(
+        "Failed",
+        "train.jsonl:17: broken JSON. What to do.",
+        jobs=(batch_job(Stage.PREPARE, ended="Failed"),),
+        pods=(pod(Stage.PREPARE, phase="Failed", exit_code=11, outcome=DATA_ERROR),),
+    ),
+    "prepare was lost too often": Case(
+        "Failed",
+        "killed by signal 9",
+        jobs=(batch_job(Stage.PREPARE, ended="Failed"),),
+        pods=(pod(Stage.PREPARE, phase="Failed", exit_code=137),),
+    ),
+    "prepare's result was lost with its pod": Case(
+        "Preparing", "preparing again", jobs=(PREPARE_DONE,), deletes=(PREPARE_JOB,)
+    ),
+    "prepare's result was lost, its Job is going": Case(
+        "Preparing", "preparing again", jobs=(batch_job(Stage.PREPARE, ended="Complete", deleting=True),)
+    ),
+    "prepared: training starts": Case(
+        "Starting",
+        "starting attempt 1",
+        jobs=(PREPARE_DONE,),
+        pods=(PREPARE_POD,),
+        creates=TRAIN_OBJECTS,
+        outcomes=(None,),
+    ),
+    "prepared and published already: adopted": Case(
+        "Complete",
+        "verified artifact at s3://",
+        jobs=(PREPARE_DONE,),
+        pods=(pod(Stage.PREPARE, phase="Succeeded", exit_code=0, outcome=prepare_outcome(adopted=True)),),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_decision(name: str) -> None:
+    check(CASES[name])
