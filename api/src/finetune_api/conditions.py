@@ -12,6 +12,9 @@ _TOLD_BY_PREPARED = frozenset(
     {
         Reason.PREPARING,
         Reason.SECRET_NOT_FOUND,
+        Reason.WAITING_FOR_JOB,
+        Reason.JOB_NOT_FOUND,
+        Reason.JOB_FAILED,
         Reason.CHILD_REFUSED,
         Reason.PREPARE_FAILED,
         Reason.SPEC_INVALID,
@@ -85,7 +88,14 @@ def _failed(phase: Phase) -> Verdict:
     return _FALSE, Reason.NOT_FAILED, ""
 
 
+def _stalled(phase: Phase) -> Verdict:
+    """A job that waits for somebody to mend another one does not get on by itself, and has not failed for good."""
+    return (_TRUE, phase.reason, phase.message) if phase.reason is Reason.JOB_FAILED else _failed(phase)
+
+
 def _reconciling(phase: Phase) -> Verdict:
+    if phase.reason is Reason.JOB_FAILED:
+        return _FALSE, phase.reason, phase.message
     if phase.state in (State.PENDING, State.PREPARING, State.STARTING) or phase.settling:
         return _TRUE, phase.reason, phase.message
     return _FALSE, Reason.SETTLED, ""
@@ -100,7 +110,7 @@ _TABLE = {
     ConditionType.COMPLETE: _published,
     ConditionType.FAILED: _failed,
     ConditionType.RECONCILING: _reconciling,
-    ConditionType.STALLED: _failed,
+    ConditionType.STALLED: _stalled,
 }
 
 

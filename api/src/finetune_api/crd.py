@@ -19,7 +19,7 @@ Schema = dict[str, Any]
 # under the strict field validation that kubectl asks for. `const` is written as an enum of one.
 _DROPPED = frozenset({"title", "$defs", "additionalProperties"})
 
-_NAME_RULES = (
+_JOB_RULES = (
     (
         f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
         f"metadata.name must be at most {MAX_NAME_LENGTH} characters, since names of pods are made from it",
@@ -27,6 +27,10 @@ _NAME_RULES = (
     (
         "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
         "metadata.name must be a DNS label: lower-case letters, digits and '-', starting with a letter",
+    ),
+    (
+        "self.spec.model.source != 'job://' + self.metadata.name",
+        "spec.model.source names the job itself, whose result it would wait for; name another job",
     ),
 )
 
@@ -96,8 +100,9 @@ def schema_of(model: type[Any]) -> Schema:
 
 
 def _without_defaults(schema: Schema) -> Schema:
-    """A status is written by the operator alone: defaults would only add noise to every patch."""
-    result = {key: value for key, value in schema.items() if key != "default"}
+    """A status is written by the operator alone: defaults would only add noise to every patch, and what it repeats of
+    a spec was checked there."""
+    result = {key: value for key, value in schema.items() if key not in ("default", "x-kubernetes-validations")}
     if "properties" in result:
         result["properties"] = {name: _without_defaults(child) for name, child in result["properties"].items()}
     if isinstance(result.get("items"), dict):
@@ -111,7 +116,7 @@ def job_schema() -> Schema:
         "type": "object",
         "description": "Fine-tunes a model on a dataset and publishes a verified artifact to S3-compatible storage.",
         "required": ["spec"],
-        **validations(*_NAME_RULES),
+        **validations(*_JOB_RULES),
         "properties": {
             "apiVersion": {"type": "string", "description": "Version of the schema of this object."},
             "kind": {"type": "string", "description": "Kind of this object."},

@@ -11,10 +11,12 @@ from pydantic import Field
 from finetune_api.base import Document, quantity_value
 from finetune_api.results import Prepared
 from finetune_api.spec import AddressingStyle, FineTuneJobSpec, S3Access
+from finetune_api.upstream import Upstream
 
 PLAN_FILE = "plan.json"
 OUTPUT = "output"
 MODEL = "model"
+ADAPTER = "adapter"
 
 # Environment of the pods that is not in the plan because it differs between the pods of one job.
 NODE_RANK_VARIABLE = "JOB_COMPLETION_INDEX"
@@ -75,7 +77,10 @@ class ProgressEndpoint(Document):
 
 
 class RunPlan(Document):
-    """Everything that a stage needs to know."""
+    """Everything that a stage needs to know.
+
+    ``spec`` is that of the manifest with ``job://`` resolved, see :func:`finetune_api.upstream.resolved_spec`.
+    """
 
     job: JobReference
     attempt: Annotated[int, Field(ge=0, description="Number of the training attempt; 0 in the prepare stage.")]
@@ -85,22 +90,23 @@ class RunPlan(Document):
         Field(default_factory=dict, description="By path, why a field of spec differs from the manifest."),
     ]
     world: World
-    stores: Annotated[dict[str, StoreAccess], Field(description="By use: output, model, train-0, validation-0, ...")]
+    stores: Annotated[dict[str, StoreAccess], Field(description="By use: output, model, adapter, train-0, ...")]
     claims: Annotated[dict[str, str], Field(default_factory=dict, description="Mount path of each claim.")]
     hub_token_variable: str | None = None
     hub_cache: Annotated[str | None, Field(default=None, description="Folder that is HF_HOME.")]
     progress: ProgressEndpoint | None = None
     prepared: Prepared | None = None
+    upstream: Upstream | None = None
 
 
-def store_uses(spec: FineTuneJobSpec) -> dict[str, S3Access]:
-    """Access of every use of a store in a spec; a source without settings of its own uses those of the output."""
+def store_uses(spec: FineTuneJobSpec, upstream: Upstream | None = None) -> dict[str, S3Access]:
+    """Access of every use of a store in a resolved spec; a source without settings of its own uses the output's."""
     fallback = spec.output.s3
     validation = spec.dataset.validation.sources if spec.dataset.validation else None
     uses = {OUTPUT: fallback, MODEL: spec.model.s3 or fallback}
     uses |= {f"train-{index}": source.s3 or fallback for index, source in enumerate(spec.dataset.train)}
     uses |= {f"validation-{index}": source.s3 or fallback for index, source in enumerate(validation or ())}
-    return uses
+    return uses | ({ADAPTER: upstream.s3} if upstream and upstream.is_adapter else {})
 
 
 def environment_prefix(use: str) -> str:
@@ -108,7 +114,7 @@ def environment_prefix(use: str) -> str:
     return use.upper().replace("-", "_") + "_"
 
 
-def cluster_stores(spec: FineTuneJobSpec) -> dict[str, StoreAccess]:
+def cluster_stores(spec: FineTuneJobSpec, upstream: Upstream | None = None) -> dict[str, StoreAccess]:
     """Stores as pods in a cluster reach them: credentials by prefixed variables where a Secret is named."""
     return {
         use: StoreAccess(
@@ -117,7 +123,7 @@ def cluster_stores(spec: FineTuneJobSpec) -> dict[str, StoreAccess]:
             addressing_style=access.addressing_style,
             environment_prefix=environment_prefix(use) if access.credentials_secret_ref else None,
         )
-        for use, access in store_uses(spec).items()
+        for use, access in store_uses(spec, upstream).items()
     }
 
 

@@ -12,6 +12,7 @@ from finetune_api.base import Document
 from finetune_api.outcomes import Failure, Stage
 from finetune_api.reports import Progress
 from finetune_api.results import Artifact, EvaluationResult, RunId, SplitSummary
+from finetune_api.upstream import Upstream
 
 
 class ConditionType(StrEnum):
@@ -39,6 +40,9 @@ class Reason(StrEnum):
     PREPARED = "Prepared"
     PREPARE_FAILED = "PrepareFailed"
     SECRET_NOT_FOUND = "SecretNotFound"
+    WAITING_FOR_JOB = "WaitingForJob"
+    JOB_NOT_FOUND = "JobNotFound"
+    JOB_FAILED = "JobFailed"
     STARTING = "Starting"
     PODS_PENDING = "PodsPending"
     TRAINING = "Training"
@@ -187,6 +191,14 @@ class FineTuneJobStatus(Document):
     state: Annotated[State | None, Field(default=None, description="One word for people; the set of words may grow.")]
     run_id: Annotated[
         RunId | None, Field(default=None, alias="runID", description="Digest of what defines the result of the run.")
+    ]
+    upstream: Annotated[
+        Upstream | None,
+        Field(
+            default=None,
+            description="What the job:// of spec.model.source stands for. It is looked up once: later changes of the "
+            "other job change nothing here.",
+        ),
     ]
     plan: Annotated[PlanStatus | None, Field(default=None, description="What was decided before training began.")]
     stages: Annotated[

@@ -1,10 +1,12 @@
-"""Source URIs of the resource: hf://org/name, s3://bucket/key and pvc://claim/path."""
+"""Source URIs of the resource: hf://org/name, s3://bucket/key, pvc://claim/path and job://name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from finetune_api.errors import InvalidSource
+
+JOB_SCHEME = "job://"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,17 @@ class HubModel:
         return f"hf://{self.repository}"
 
 
-Location = S3Location | ClaimLocation | HubModel
+@dataclass(frozen=True)
+class JobResult:
+    """What another FineTuneJob of the same namespace publishes."""
+
+    job: str
+
+    def __str__(self) -> str:
+        return f"{JOB_SCHEME}{self.job}"
+
+
+Location = S3Location | ClaimLocation | HubModel | JobResult
 
 
 def parse_source(uri: str) -> Location:
@@ -65,7 +77,14 @@ def parse_source(uri: str) -> Location:
             return ClaimLocation(root, path)
         case "hf":
             return HubModel(rest.strip("/"))
-    raise InvalidSource(f"{uri!r} has the unknown scheme {scheme!r}: use s3://, pvc:// or hf://")
+        case "job":
+            return JobResult(root)
+    raise InvalidSource(f"{uri!r} has the unknown scheme {scheme!r}: use s3://, pvc://, hf:// or job://")
+
+
+def job_named(uri: str) -> str | None:
+    """Name of the job whose result a source asks for, or None."""
+    return uri.removeprefix(JOB_SCHEME) if uri.startswith(JOB_SCHEME) else None
 
 
 def parse_destination(uri: str) -> S3Location:

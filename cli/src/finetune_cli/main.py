@@ -20,6 +20,7 @@ from finetune_cli.local.display import StatusLines
 from finetune_cli.local.planning import HUB_TOKEN_VARIABLE, Places, parse_claims, parse_store_url, secret_names
 from finetune_cli.local.run import LocalRun, Machine
 from finetune_cli.local.status import resource
+from finetune_cli.local.upstream import local_upstream
 from finetune_cli.manifests import as_yaml, load_documents, select_jobs
 from finetune_cli.validation import job_title, read_job, validate
 
@@ -82,6 +83,13 @@ def run_command(
     status_file: Annotated[
         Path | None, typer.Option(help="Also write the final resource, with its status, to this file as YAML.")
     ] = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="For a job:// model: the finished job, as --status-file or kubectl wrote it.",
+        ),
+    ] = None,
     cpu_in_place_of_gpus: Annotated[
         bool, typer.Option("--cpu-in-place-of-gpus", help="Compute on the CPU what the manifest asks GPUs for.")
     ] = False,
@@ -101,6 +109,7 @@ def run_command(
         store_url=parse_store_url(store) if store else None,
         claims=parse_claims(pvc or []),
         hub_token=HUB_TOKEN_VARIABLE in os.environ,
+        upstream=local_upstream(job, _upstream_resource(upstream, console), upstream or ""),
     )
     _check_trainer()
     _print_notes(console, job)
@@ -161,6 +170,15 @@ def _one_job(file: str, name: str | None, namespace: str | None, console: Consol
     if not namespace:
         return job
     return job.model_copy(update={"metadata": job.metadata.model_copy(update={"namespace": namespace})})
+
+
+def _upstream_resource(file: str | None, console: Console) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    found = _job_documents(file, console)
+    if len(found) != 1:
+        raise UsageError(f"--upstream {file} has {len(found)} FineTuneJobs; it must hold one")
+    return found[0]
 
 
 def _name(manifest: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, FailureClass, Stage
 from finetune_api.results import Artifact, EvaluationResult, Prepared
 from finetune_api.status import AttemptStatus, ConditionType, FineTuneJobStatus, Reason, State
+from finetune_api.uris import job_named
 from finetune_operator.attempts import (
     SUCCEEDED,
     SUSPENDED,
@@ -29,6 +30,7 @@ from finetune_operator.failures import Cause, cause_of_attempt, cause_so_far
 from finetune_operator.failures import failure as failure_of
 from finetune_operator.objects import Platform, prepare_objects, training_objects
 from finetune_operator.observation import ChildJob, Observation, Pod
+from finetune_operator.upstreams import Wait, resolve
 from finetune_operator.waiting import CONFIG_ERROR, Waits, blocked, waiting_for
 
 Object = dict[str, Any]
@@ -214,11 +216,28 @@ def _begin(turn: _Turn) -> Decision:
     if start:
         phase = Phase(State.STARTING, Reason.RETRYING, f"attempt {turn.number} starts at {start.isoformat()}")
         return turn.settle(phase, requeue_after=start - turn.now)
+    if job_named(turn.job.spec.model.source) and turn.status.upstream is None:
+        return _find_upstream(turn)
     job = turn.seen.job_of(Stage.PREPARE, turn.number)
     if job is None:
         phase = Phase(State.PREPARING, Reason.PREPARING, "checking and preparing the inputs")
-        return turn.settle(phase, create=prepare_objects(turn.job, turn.policy.platform, turn.number))
+        return turn.settle(
+            phase, create=prepare_objects(turn.job, turn.policy.platform, turn.number, turn.status.upstream)
+        )
     return _prepare_ended(turn, job) if job.finished else _preparing(turn, job)
+
+
+def _find_upstream(turn: _Turn) -> Decision:
+    """Writes down what the ``job://`` source stands for before anything is built on it, so that a crash or a change of
+    the other job cannot mix two of its results."""
+    found = resolve(turn.job, turn.seen.needed)
+    if isinstance(found, Failure):
+        return _fail(turn, Reason.SPEC_INVALID, found)
+    if isinstance(found, Wait):
+        return turn.settle(Phase(State.PENDING, found.reason, found.message))
+    turn = turn.told(turn.status.model_copy(update={"upstream": found}))
+    phase = Phase(State.PREPARING, Reason.PREPARING, f"using the result of the FineTuneJob {found.job!r}")
+    return turn.settle(phase, requeue_after=timedelta(0))
 
 
 def _preparing(turn: _Turn, job: ChildJob) -> Decision:
@@ -292,8 +311,8 @@ def _start(turn: _Turn, prepared: Prepared) -> Decision:
         )
         return turn.settle(phase, requeue_after=timedelta(seconds=5))
     attempt = AttemptStatus(number=turn.number, started=turn.now)
-    adjustment = adjustment_of(turn.job.spec, turn.status.plan)
-    create = training_objects(turn.job, turn.policy.platform, turn.number, prepared, adjustment)
+    adjustment, upstream = adjustment_of(turn.job.spec, turn.status.plan), turn.status.upstream
+    create = training_objects(turn.job, turn.policy.platform, turn.number, prepared, adjustment, upstream)
     turn = turn.told(progression.with_attempt(turn.status, attempt))
     phase = Phase(State.STARTING, Reason.STARTING, f"starting attempt {attempt.number}", prepared=True)
     return turn.settle(phase, create=create)

@@ -19,10 +19,21 @@ _WARNINGS = frozenset(
         Reason.SECRET_NOT_FOUND,
         Reason.CHILD_REFUSED,
         Reason.RETRYING,
+        Reason.JOB_NOT_FOUND,
+        Reason.JOB_FAILED,
     }
 )
 # Reasons to wait; the others come with Failed, whose own Event says it.
-_WAITS = frozenset({Reason.SECRET_NOT_FOUND, Reason.CHILD_REFUSED, Reason.RETRYING})
+_WAITS = frozenset(
+    {
+        Reason.SECRET_NOT_FOUND,
+        Reason.CHILD_REFUSED,
+        Reason.RETRYING,
+        Reason.WAITING_FOR_JOB,
+        Reason.JOB_NOT_FOUND,
+        Reason.JOB_FAILED,
+    }
+)
 # What is worth telling when a condition takes a status, or keeps it for a new reason.
 _TOLD = {
     (ConditionType.PREPARED, ConditionStatus.TRUE),

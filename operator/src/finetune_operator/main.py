@@ -56,8 +56,8 @@ class Service:
         self._kube = kube
         self._reports = Reports()
         self._writer = ProgressWriter(kube, self._reports)
-        reconciler = Reconciler(kube, policy, self._reports)
-        self._queue: WorkQueue[Key] = WorkQueue(reconciler.reconcile, _WORKERS)
+        self._reconciler = Reconciler(kube, policy, self._reports)
+        self._queue: WorkQueue[Key] = WorkQueue(self._reconciler.reconcile, _WORKERS)
 
     def server(self) -> ProgressServer:
         reviews = TokenReviews(self._kube)
@@ -85,7 +85,7 @@ class Service:
         loop = asyncio.get_running_loop()
 
         def concern(key: Key) -> None:
-            loop.call_soon_threadsafe(self._queue.add, key)
+            loop.call_soon_threadsafe(self._look_at, key)
 
         while not halt.is_set():
             try:
@@ -95,6 +95,11 @@ class Service:
                 logger.exception("the watch ended; it starts again")
             if not halt.is_set():
                 await asyncio.sleep(_RESTART_SECONDS)
+
+    def _look_at(self, key: Key) -> None:
+        """Looks at a job that changed, and at those that wait for it."""
+        for concerned in (key, *self._reconciler.dependents.of(key)):
+            self._queue.add(concerned)
 
     def _watch(self, concern: Callable[[Key], None], halt: threading.Event) -> None:
         registry = kopf.OperatorRegistry()

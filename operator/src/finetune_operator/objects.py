@@ -24,6 +24,7 @@ from finetune_api.plan import (
 from finetune_api.reports import TOKEN_FILE_NAME, audience
 from finetune_api.results import Prepared
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.upstream import Upstream, resolved_spec
 from finetune_operator.attempts import Adjustment, adjusted, adjustment_of, reasons
 from finetune_operator.naming import ATTEMPT_LABEL, JOB_UID_LABEL, STAGE_LABEL, labels, rendezvous_port, stage_name
 
@@ -78,6 +79,11 @@ def _metadata(job: FineTuneJob, stage: Stage, attempt: int) -> Object:
     }
 
 
+def resolved(job: FineTuneJob, upstream: Upstream | None) -> FineTuneJob:
+    """The job with its ``job://`` model replaced by what that stands for."""
+    return job.model_copy(update={"spec": resolved_spec(job.spec, upstream)})
+
+
 def run_plan(
     job: FineTuneJob,
     platform: Platform,
@@ -85,8 +91,9 @@ def run_plan(
     attempt: int,
     prepared: Prepared | None,
     adjustment: Adjustment | None = None,
+    upstream: Upstream | None = None,
 ) -> RunPlan:
-    """The document that the pods of one stage read."""
+    """The document that the pods of one stage of a resolved job read."""
     adjustment = adjustment or adjustment_of(job.spec, None)
     name = stage_name(job.metadata.name, Stage.TRAIN, attempt)
     hub = job.spec.model.hugging_face
@@ -96,7 +103,7 @@ def run_plan(
         spec=adjusted(job.spec, adjustment),
         adjustments=reasons(job.spec, adjustment),
         world=world_of(job.spec, f"{name}-0.{name}", rendezvous_port(job.metadata.uid, attempt)),
-        stores=cluster_stores(job.spec),
+        stores=cluster_stores(job.spec, upstream),
         claims={claim: f"{CLAIM_FOLDER}/{claim}" for claim in claims_of(job.spec)},
         hub_token_variable=HUB_TOKEN_VARIABLE if hub and hub.token_secret_ref else None,
         hub_cache=f"{CLAIM_FOLDER}/{hub.cache_claim}" if hub and hub.cache_claim else None,
@@ -106,6 +113,7 @@ def run_plan(
             token_file=f"{TOKEN_FOLDER}/{TOKEN_FILE_NAME}",
         ),
         prepared=prepared,
+        upstream=upstream,
     )
 
 
@@ -136,11 +144,11 @@ def rendezvous_service(job: FineTuneJob, attempt: int) -> Object:
     }
 
 
-def _credentials(spec: FineTuneJobSpec) -> list[Object]:
+def _credentials(spec: FineTuneJobSpec, upstream: Upstream | None) -> list[Object]:
     """One prefixed envFrom per use, so that the keys of several Secrets cannot collide."""
     return [
         {"prefix": environment_prefix(use), "secretRef": {"name": access.credentials_secret_ref.name}}
-        for use, access in store_uses(spec).items()
+        for use, access in store_uses(spec, upstream).items()
         if access.credentials_secret_ref
     ]
 
@@ -183,7 +191,9 @@ def _volumes(job: FineTuneJob, plan_name: str) -> tuple[list[Object], list[Objec
     return volumes, mounts
 
 
-def _pod_template(job: FineTuneJob, platform: Platform, stage: Stage, attempt: int, resources: Object) -> Object:
+def _pod_template(
+    job: FineTuneJob, platform: Platform, stage: Stage, attempt: int, resources: Object, upstream: Upstream | None
+) -> Object:
     """A pod that meets Pod Security `restricted` and has no access to the Kubernetes API."""
     volumes, mounts = _volumes(job, stage_name(job.metadata.name, stage, attempt))
     container = {
@@ -192,7 +202,7 @@ def _pod_template(job: FineTuneJob, platform: Platform, stage: Stage, attempt: i
         "command": ["python", "-m", "finetune_trainer"],
         "args": [stage.value, "--plan", f"{PLAN_FOLDER}/{PLAN_FILE}"],
         "env": _environment(job.spec),
-        "envFrom": _credentials(job.spec),
+        "envFrom": _credentials(job.spec, upstream),
         "resources": resources,
         "volumeMounts": mounts,
         "terminationMessagePolicy": "File",
@@ -222,7 +232,7 @@ def _pod_template(job: FineTuneJob, platform: Platform, stage: Stage, attempt: i
     }
 
 
-def prepare_job(job: FineTuneJob, platform: Platform, attempt: int) -> Object:
+def prepare_job(job: FineTuneJob, platform: Platform, attempt: int, upstream: Upstream | None = None) -> Object:
     """The Job that checks and prepares everything on a CPU before attempt ``attempt`` may start."""
     resources = {
         "requests": {"cpu": _PREPARE_CPU, "memory": _PREPARE_MEMORY},
@@ -245,7 +255,7 @@ def prepare_job(job: FineTuneJob, platform: Platform, attempt: int) -> Object:
         "spec": {
             "backoffLimit": _PREPARE_RETRIES,
             "podFailurePolicy": {"rules": [never_retried, disrupted, stopped]},
-            "template": _pod_template(job, platform, Stage.PREPARE, attempt, resources),
+            "template": _pod_template(job, platform, Stage.PREPARE, attempt, resources, upstream),
         },
     }
 
@@ -266,9 +276,15 @@ def _avoiding(nodes: Sequence[str]) -> Object:
     return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
 
 
-def training_job(job: FineTuneJob, platform: Platform, attempt: int, avoided: Sequence[str] = ()) -> Object:
+def training_job(
+    job: FineTuneJob,
+    platform: Platform,
+    attempt: int,
+    avoided: Sequence[str] = (),
+    upstream: Upstream | None = None,
+) -> Object:
     """The Indexed Job of one attempt: one pod per node, and the first lost pod ends all of them."""
-    template = _pod_template(job, platform, Stage.TRAIN, attempt, _training_resources(job))
+    template = _pod_template(job, platform, Stage.TRAIN, attempt, _training_resources(job), upstream)
     template["spec"]["subdomain"] = stage_name(job.metadata.name, Stage.TRAIN, attempt)
     if job.spec.resources.node_selector:
         template["spec"]["nodeSelector"] = dict(job.spec.resources.node_selector)
@@ -290,19 +306,28 @@ def training_job(job: FineTuneJob, platform: Platform, attempt: int, avoided: Se
     }
 
 
-def prepare_objects(job: FineTuneJob, platform: Platform, attempt: int) -> tuple[Object, ...]:
+def prepare_objects(
+    job: FineTuneJob, platform: Platform, attempt: int, upstream: Upstream | None = None
+) -> tuple[Object, ...]:
     """Everything that the prepare stage needs, in the order of creation."""
-    plan = run_plan(job, platform, Stage.PREPARE, attempt, None)
-    return plan_config_map(job, Stage.PREPARE, attempt, plan), prepare_job(job, platform, attempt)
+    job = resolved(job, upstream)
+    plan = run_plan(job, platform, Stage.PREPARE, attempt, None, upstream=upstream)
+    return plan_config_map(job, Stage.PREPARE, attempt, plan), prepare_job(job, platform, attempt, upstream)
 
 
 def training_objects(
-    job: FineTuneJob, platform: Platform, attempt: int, prepared: Prepared, adjustment: Adjustment | None = None
+    job: FineTuneJob,
+    platform: Platform,
+    attempt: int,
+    prepared: Prepared,
+    adjustment: Adjustment | None = None,
+    upstream: Upstream | None = None,
 ) -> tuple[Object, ...]:
     """Everything that one attempt needs, in the order of creation."""
-    plan = run_plan(job, platform, Stage.TRAIN, attempt, prepared, adjustment)
+    job = resolved(job, upstream)
+    plan = run_plan(job, platform, Stage.TRAIN, attempt, prepared, adjustment, upstream)
     return (
         plan_config_map(job, Stage.TRAIN, attempt, plan),
         rendezvous_service(job, attempt),
-        training_job(job, platform, attempt, adjustment.avoided_nodes if adjustment else ()),
+        training_job(job, platform, attempt, adjustment.avoided_nodes if adjustment else (), upstream),
     )

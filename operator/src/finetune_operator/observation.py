@@ -70,13 +70,17 @@ class Pod:
 
 @dataclass(frozen=True)
 class Observation:
-    """One job and its children, as they are now."""
+    """One job and its children, as they are now.
+
+    ``needed`` is the job that its model comes from, the one that this needs in turn, and so on, as far as they exist.
+    """
 
     manifest: Object
     now: datetime
     jobs: tuple[ChildJob, ...] = ()
     pods: tuple[Pod, ...] = ()
     report: ProgressReport | None = None
+    needed: tuple[Object, ...] = ()
 
     def job_of(self, stage: Stage, attempt: int) -> ChildJob | None:
         return next((job for job in self.jobs if (job.stage, job.attempt) == (stage, attempt)), None)
@@ -210,7 +214,12 @@ def read_pod(manifest: Object) -> Pod:
 
 
 def observe(
-    manifest: Object, jobs: Iterable[Object], pods: Iterable[Object], report: ProgressReport | None, now: datetime
+    manifest: Object,
+    jobs: Iterable[Object],
+    pods: Iterable[Object],
+    report: ProgressReport | None,
+    now: datetime,
+    needed: Iterable[Object] = (),
 ) -> Observation:
     """Puts together what was read of one job."""
     return Observation(
@@ -219,4 +228,5 @@ def observe(
         jobs=tuple(read_job(job) for job in jobs if _is_child(job)),
         pods=tuple(read_pod(pod) for pod in pods if _is_child(pod)),
         report=report,
+        needed=tuple(needed),
     )

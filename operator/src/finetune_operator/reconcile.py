@@ -12,12 +12,14 @@ from typing import Any
 from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide import Policy, decide, known_status, refused
+from finetune_operator.dependents import Dependents
 from finetune_operator.errors import AlreadyExists, KubeError, NamespaceTerminating, NotFound
 from finetune_operator.events import event, transitions
 from finetune_operator.kube import Kube
 from finetune_operator.naming import FIELD_MANAGER, JOB_LABEL, JOB_UID_LABEL
 from finetune_operator.observation import Observation, observe
 from finetune_operator.progress import Reports
+from finetune_operator.upstreams import MAX_CHAIN, next_needed
 
 Object = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Reconciler:
         self._policy = policy
         self._reports = reports
         self._clock = clock
+        self.dependents: Dependents[Key] = Dependents()
         self._instance = socket.gethostname()
 
     async def reconcile(self, key: Key) -> timedelta | None:
@@ -63,6 +66,7 @@ class Reconciler:
             seen = await self._observe(key)
         except NotFound:
             self._reports.forget(key.namespace, key.name)
+            self.dependents.set(key, ())
             return None
         decision = decide(seen, self._policy)
         if decision.status is None:
@@ -88,7 +92,24 @@ class Reconciler:
         selector = f"{JOB_UID_LABEL}={manifest['metadata']['uid']}"
         jobs = await self._kube.list("batch/v1", "jobs", key.namespace, selector)
         pods = await self._kube.list("v1", "pods", key.namespace, selector)
-        return observe(manifest, jobs, pods, self._reports.newest(key.namespace, key.name), self._clock())
+        report = self._reports.newest(key.namespace, key.name)
+        return observe(manifest, jobs, pods, report, self._clock(), await self._needed(key, manifest))
+
+    async def _needed(self, key: Key, manifest: Object) -> list[Object]:
+        """The job that a job waits for, the one that this needs in turn, and so on, up to one that is missing, has
+        published, or came before."""
+        names: list[str] = []
+        found: list[Object] = []
+        name = None if (manifest.get("status") or {}).get("upstream") else next_needed(manifest)
+        try:
+            while name and name not in names and len(names) <= MAX_CHAIN:
+                names.append(name)
+                found.append(await self._kube.get(API_VERSION, PLURAL, key.namespace, name))
+                name = next_needed(found[-1])
+        except NotFound:
+            pass  # What is missing is waited for; the job that needs it says so.
+        self.dependents.set(key, (Key(key.namespace, name) for name in names))
+        return found
 
     async def _create(self, manifest: Object) -> bool:
         """Creates a child. False while one of the name exists that belongs to a deleted job.

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from finetune_api.spec import FineTuneJobSpec, LoraOptions
 from finetune_trainer.errors import UserError
-from finetune_trainer.models.adapter import add_adapter, save_adapter
+from finetune_trainer.models.adapter import add_adapter, continue_adapter, save_adapter, without_adapter
 from support.training_runs import make_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -98,3 +98,61 @@ def test_ambiguous_names_stay_long(tmp_path: Path) -> None:
     save_adapter(model, trained(model), "org/name", tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["target_modules"] == ["model.layers.0.self_attn.q_proj"]
+
+
+def published(model: LlamaForCausalLM, folder: Path, *targets: str) -> dict[str, torch.Tensor]:
+    """Leaves a trained adapter of a model in a folder, and gives the logits of model and adapter."""
+    adapted = add_adapter(model, spec_with(*targets), torch.float32)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name))))
+    folder.mkdir()
+    save_adapter(adapted, trained(adapted), "org/name", folder)
+    tokens = torch.arange(16)[None]
+    return {"input_ids": tokens, "logits": adapted.eval()(input_ids=tokens).logits.detach()}
+
+
+def seeded() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return tiny().eval()
+
+
+def test_an_adapter_is_continued_from_where_it_was(tmp_path: Path) -> None:
+    seen = published(seeded(), tmp_path / "adapter")
+    model = continue_adapter(seeded(), tmp_path / "adapter", spec_with(), torch.float32).eval()
+    assert torch.equal(model(input_ids=seen["input_ids"]).logits, seen["logits"])
+    assert len(trained(model)) == 2 * 7
+
+
+def test_a_continued_adapter_takes_the_dropout_of_the_new_job(tmp_path: Path) -> None:
+    published(seeded(), tmp_path / "adapter")
+    options = LoraOptions(rank=2, dropout="0.25")
+    spec = make_spec()
+    spec = spec.model_copy(update={"method": spec.method.model_copy(update={"lora": options})})
+    model = continue_adapter(seeded(), tmp_path / "adapter", spec, torch.float32)
+    rates = {module.p for name, module in model.named_modules() if name.endswith("lora_dropout.default")}
+    assert rates == {0.25}
+
+
+def test_a_continued_adapter_is_saved_with_the_same_configuration(tmp_path: Path) -> None:
+    published(seeded(), tmp_path / "adapter", "q_proj")
+    model = continue_adapter(seeded(), tmp_path / "adapter", spec_with("q_proj"), torch.float32)
+    (tmp_path / "again").mkdir()
+    save_adapter(model, trained(model), "org/name", tmp_path / "again")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "adapter" / name).read_bytes()
+
+
+def test_other_tunings_begin_with_the_adapter_in_the_weights(tmp_path: Path) -> None:
+    seen = published(seeded(), tmp_path / "adapter")
+    merged = without_adapter(seeded(), tmp_path / "adapter").eval()
+    assert isinstance(merged, LlamaForCausalLM)
+    assert torch.allclose(merged(input_ids=seen["input_ids"]).logits, seen["logits"], atol=1e-5)
+    assert {name for name, _ in merged.named_parameters()} == {name for name, _ in seeded().named_parameters()}
+
+
+def test_an_adapter_that_is_no_lora_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3", "task_type": "CAUSAL_LM"}))
+    with pytest.raises(UserError, match="adapter of the type"):
+        without_adapter(seeded(), tmp_path)

@@ -24,6 +24,11 @@ class Workspace:
         return self.root / "model"
 
     @property
+    def adapter(self) -> Path:
+        """The adapter to start from, when the model is another job's."""
+        return self.root / "adapter"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
 

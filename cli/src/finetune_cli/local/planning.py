@@ -18,6 +18,7 @@ from finetune_api.plan import (
 )
 from finetune_api.results import Prepared
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.upstream import Upstream, resolved_spec
 from finetune_cli.errors import UnsupportedHereError, UsageError
 
 HUB_TOKEN_VARIABLE = "HF_TOKEN"
@@ -32,11 +33,13 @@ class Places:
         store_url: endpoint or ``file://`` folder in place of every S3 endpoint of the manifest; None keeps them.
         claims: folder of each PersistentVolumeClaim.
         hub_token: whether the environment has a token for the Hugging Face hub.
+        upstream: what a job:// model stands for.
     """
 
     store_url: str | None
     claims: Mapping[str, Path]
     hub_token: bool
+    upstream: Upstream | None = None
 
 
 def parse_store_url(text: str) -> str:
@@ -82,7 +85,7 @@ def check_places(job: FineTuneJob, places: Places) -> None:
         raise UnsupportedHereError(
             "spec.suspend is true: there is nothing to run. Set it to false to run the job here."
         )
-    needed = claims_of(job.spec)
+    needed = claims_of(resolved_spec(job.spec, places.upstream))
     for claim in needed:
         if claim not in places.claims:
             raise UsageError(
@@ -93,7 +96,9 @@ def check_places(job: FineTuneJob, places: Places) -> None:
             raise UsageError(f"--pvc {claim}: the job reads no such claim (it reads: {', '.join(needed) or 'none'})")
 
 
-def local_stores(spec: FineTuneJobSpec, store_url: str | None) -> dict[str, StoreAccess]:
+def local_stores(
+    spec: FineTuneJobSpec, store_url: str | None, upstream: Upstream | None = None
+) -> dict[str, StoreAccess]:
     """Stores of every use; credentials come from the environment, since Secrets need a cluster."""
     return {
         use: StoreAccess(
@@ -101,7 +106,7 @@ def local_stores(spec: FineTuneJobSpec, store_url: str | None) -> dict[str, Stor
             region=access.region,
             addressing_style=access.addressing_style,
         )
-        for use, access in store_uses(spec).items()
+        for use, access in store_uses(spec, upstream).items()
     }
 
 
@@ -118,16 +123,18 @@ def secret_names(spec: FineTuneJobSpec) -> tuple[str, ...]:
 
 def prepare_plan(job: FineTuneJob, places: Places, master_port: int) -> RunPlan:
     """The plan of the prepare stage."""
-    hub = job.spec.model.hugging_face
+    spec = resolved_spec(job.spec, places.upstream)
+    hub = spec.model.hugging_face
     return RunPlan(
         job=JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
         attempt=0,
-        spec=job.spec,
-        world=world_of(job.spec, LOOPBACK, master_port),
-        stores=local_stores(job.spec, places.store_url),
-        claims={claim: str(places.claims[claim]) for claim in claims_of(job.spec)},
+        spec=spec,
+        world=world_of(spec, LOOPBACK, master_port),
+        stores=local_stores(spec, places.store_url, places.upstream),
+        claims={claim: str(places.claims[claim]) for claim in claims_of(spec)},
         hub_token_variable=HUB_TOKEN_VARIABLE if places.hub_token else None,
         hub_cache=str(places.claims[hub.cache_claim]) if hub and hub.cache_claim else None,
+        upstream=places.upstream,
     )
 
 

@@ -19,6 +19,7 @@ from finetune_api.status import (
     StageStatus,
     State,
 )
+from finetune_api.upstream import Upstream
 
 # A manifest on its own is the first generation of its object.
 GENERATION = 1
@@ -40,9 +41,9 @@ def _entered(status: FineTuneJobStatus, state: State, reason: Reason, message: s
     return status.model_copy(update={"state": state, "conditions": said})
 
 
-def preparing(now: datetime) -> FineTuneJobStatus:
-    """The status at the start of a run."""
-    status = FineTuneJobStatus(observed_generation=GENERATION, start_time=now)
+def preparing(now: datetime, upstream: Upstream | None = None) -> FineTuneJobStatus:
+    """The status at the start of a run; ``upstream`` is what a ``job://`` model stands for."""
+    status = FineTuneJobStatus(observed_generation=GENERATION, start_time=now, upstream=upstream)
     status = progression.with_stage(status, StageStatus(name=Stage.PREPARE, started=now))
     return _entered(status, State.PREPARING, Reason.PREPARING, "checking and preparing the inputs", now)
 

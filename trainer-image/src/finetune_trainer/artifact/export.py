@@ -13,12 +13,11 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.artifact.manifest import Kind
 from finetune_trainer.models.adapter import save_adapter
 from finetune_trainer.models.load import DTYPES
-from finetune_trainer.models.modelfiles import CONFIG, DEFINING, WEIGHTS_INDEX
+from finetune_trainer.models.modelfiles import TOKENIZER_FILES
 from finetune_trainer.models.sources import base_model_name
 from finetune_trainer.training.engine import Engine
 
 _MAX_SHARD = "4GB"
-_TOKENIZER_FILES = tuple(name for name in DEFINING if name not in (CONFIG, "generation_config.json", WEIGHTS_INDEX))
 
 
 def kind_of(model: torch.nn.Module) -> Kind:
@@ -59,6 +58,6 @@ def _save_model(model: PreTrainedModel, weights: dict[str, torch.Tensor], dtype:
 
 def copy_tokenizer(base: Path, into: Path) -> None:
     """Copies the tokenizer and chat template of a model folder."""
-    for name in _TOKENIZER_FILES:
+    for name in sorted(TOKENIZER_FILES):
         if (base / name).is_file():
             shutil.copyfile(base / name, into / name)

@@ -18,7 +18,6 @@ from finetune_api.uris import S3Location
 from finetune_trainer.artifact.latest import point_latest
 from finetune_trainer.artifact.manifest import Kind, Manifest, ManifestFile, artifact_of, describe_files
 from finetune_trainer.artifact.verify import (
-    ADAPTER_CONFIG,
     Shapes,
     TensorFacts,
     check_adapter,
@@ -27,7 +26,7 @@ from finetune_trainer.artifact.verify import (
     check_names,
 )
 from finetune_trainer.errors import NotSafetensors, TrainerError, VerificationFailed
-from finetune_trainer.models.modelfiles import CONFIG, WEIGHTS_INDEX
+from finetune_trainer.models.modelfiles import ADAPTER_CONFIG, CONFIG, WEIGHTS_INDEX
 from finetune_trainer.models.safetensors_header import read_file_header
 from finetune_trainer.models.sources import base_model_name
 from finetune_trainer.models.tensors import TensorFile

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.errors import VerificationFailed
-from finetune_trainer.models.modelfiles import CONFIG, TOKENIZER
+from finetune_trainer.models.modelfiles import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, TOKENIZER
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _ADAPTER_PREFIX = "base_model.model."
 _REMEDY = "run the job again; if it fails the same way, this is a fault of the trainer: report it with the pod's log"
 # Constants that older checkpoints carry and newer libraries compute.

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from finetune_api.spec import FineTuneJobSpec, LoraOptions
 from finetune_trainer.errors import UserError
+from finetune_trainer.models.merge import merge_into_base
 
 ALL_LINEAR = "all-linear"
 
@@ -41,6 +42,44 @@ def add_adapter(base: PreTrainedModel, spec: FineTuneJobSpec, dtype: torch.dtype
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
     return model
+
+
+def continue_adapter(base: PreTrainedModel, folder: Path, spec: FineTuneJobSpec, dtype: torch.dtype) -> PeftModel:
+    """Freezes the model and lays an adapter over it that was trained before, to be trained on.
+
+    Raises:
+        UserError: the folder holds no LoRA adapter.
+    """
+    config = _read_config(folder)
+    options = spec.method.lora or LoraOptions()
+    config.lora_dropout, config.inference_mode = float(options.dropout), False
+    torch.manual_seed(spec.hyperparameters.seed)
+    model = PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=True)
+    assert isinstance(model, PeftModel)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def without_adapter(base: PreTrainedModel, folder: Path) -> torch.nn.Module:
+    """The model with an adapter's changes in its own weights.
+
+    Raises:
+        UserError: the folder holds no LoRA adapter.
+    """
+    model = PeftModel.from_pretrained(base, str(folder), config=_read_config(folder))
+    assert isinstance(model, PeftModel)
+    return merge_into_base(model)
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise UserError(
+            f"spec.model.source is an adapter of the type {config.peft_type}", "start from a model or a LoRA adapter"
+        )
+    return config
 
 
 def _check_targets(base: PreTrainedModel, names: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from finetune_api.spec import FineTuneJobSpec, Precision, Tuning
 from finetune_trainer.errors import UserError
-from finetune_trainer.models.adapter import add_adapter
+from finetune_trainer.models.adapter import add_adapter, continue_adapter, without_adapter
 
 DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP32: torch.float32}
 
@@ -49,8 +49,11 @@ def load_base_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def build_model(folder: Path, spec: FineTuneJobSpec) -> torch.nn.Module:
-    """The model to train, the same on every rank: all weights for full tuning, frozen with an adapter for LoRA."""
+def build_model(folder: Path, spec: FineTuneJobSpec, adapter: Path | None = None) -> torch.nn.Module:
+    """The model to train, the same on every rank: all weights for full tuning, frozen with an adapter for LoRA.
+
+    ``adapter`` is that of an earlier job: LoRA trains it on, any other tuning begins with its changes in the weights.
+    """
     dtype = DTYPES[spec.hyperparameters.precision]
     base: Any = load_base_model(folder, dtype)
     lora = spec.method.tuning is Tuning.LORA
@@ -59,7 +62,10 @@ def build_model(folder: Path, spec: FineTuneJobSpec) -> torch.nn.Module:
         if lora:
             # A checkpointed block is recomputed only if something that enters it asks for a gradient.
             base.enable_input_require_grads()
-    model: torch.nn.Module = add_adapter(base, spec, dtype) if lora else base
-    if not lora:
+    model: torch.nn.Module
+    if lora:
+        model = continue_adapter(base, adapter, spec, dtype) if adapter else add_adapter(base, spec, dtype)
+    else:
+        model = without_adapter(base, adapter) if adapter else base
         model.requires_grad_(True)
     return model.train()

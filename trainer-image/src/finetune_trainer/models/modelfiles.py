@@ -9,13 +9,14 @@ from typing import Any
 from finetune_trainer.errors import UserError
 
 CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 # Everything but the weights. What else a folder holds, such as a README, does not change what is trained.
 DEFINING = (
     CONFIG,
-    "generation_config.json",
+    GENERATION_CONFIG,
     TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -26,6 +27,9 @@ DEFINING = (
     "chat_template.jinja",
     WEIGHTS_INDEX,
 )
+TOKENIZER_FILES = frozenset(DEFINING) - {CONFIG, GENERATION_CONFIG, WEIGHTS_INDEX}
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _FIELD = "spec.model.source"
 _LAYOUT = f"point {_FIELD} at a folder in the Hugging Face layout: config.json, tokenizer.json and model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -43,7 +47,7 @@ def check_names(source: str, names: Collection[str]) -> None:
     if not names:
         raise UserError(f"{source} of {_FIELD} does not exist or is empty", f"correct {_FIELD}")
     if CONFIG not in names:
-        what = "a PEFT adapter, not a base model" if "adapter_config.json" in names else "no model"
+        what = "a PEFT adapter, not a base model" if ADAPTER_CONFIG in names else "no model"
         raise UserError(f"{source} of {_FIELD} is {what}: it has no {CONFIG}", _LAYOUT)
     if WEIGHTS not in names and WEIGHTS_INDEX not in names:
         raise _no_weights(source, names)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from finetune_api.plan import MODEL, RunPlan
+from finetune_api.plan import RunPlan
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.uris import ClaimLocation, HubModel, S3Location, parse_source
-from finetune_trainer.errors import NotSafetensors, UserError
+from finetune_api.uris import ClaimLocation, HubModel, JobResult, S3Location, parse_source
+from finetune_trainer.errors import NotSafetensors, TrainerError, UserError
 from finetune_trainer.models.modelfiles import (
     CONFIG,
     DEFINING,
@@ -21,51 +20,32 @@ from finetune_trainer.models.modelfiles import (
     parse_json,
     weight_files,
 )
-from finetune_trainer.models.safetensors_header import HEADER_LENGTH_BYTES, TensorInfo, read_file_header, read_header
-from finetune_trainer.storage.digests import DigestMemory, digest_of_files, file_sha256
-from finetune_trainer.storage.interface import StoredObject
-from finetune_trainer.storage.s3 import store_of
-
-
-class ModelSource(Protocol):
-    """Where a model's files are. Names are of files directly in the model's folder."""
-
-    @property
-    def revision(self) -> str | None:
-        """Commit of a hub's model, None elsewhere."""
-
-    @property
-    def names(self) -> Collection[str]:
-        """Every file that is there."""
-
-    def place(self, names: Collection[str], folder: Path) -> None:
-        """Puts files, or links to them, into an existing folder."""
-
-    def weight_sha256(self, name: str) -> str | None:
-        """Hexadecimal SHA-256 of a large file without placing it; None when that takes its content."""
-
-    def weight_header(self, name: str) -> Mapping[str, TensorInfo] | None:
-        """Header of a safetensors file without placing it, or None when that takes its content.
-
-        Raises:
-            NotSafetensors: it is no complete safetensors file.
-        """
+from finetune_trainer.models.modelsource import ModelSource
+from finetune_trainer.models.published import PublishedAdapter, Retokenized, check_manifest
+from finetune_trainer.models.safetensors_header import TensorInfo, read_file_header
+from finetune_trainer.models.stored import StoredModel
+from finetune_trainer.storage.digests import digest_of_files, file_sha256
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model whose small files are in ``folder`` and whose weights are still where they were."""
+    """A model whose small files are in ``folder`` and whose weights are still where they were.
+
+    ``adapter`` has the hexadecimal SHA-256 of each file of an adapter on it, by a name that no file of a model has.
+    """
 
     source: ModelSource
     folder: Path
     small: tuple[str, ...]
     weights: tuple[str, ...]
     config: Json
+    adapter: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """Digest of every file that defines the model."""
+        """Digest of every file that defines the model, those of an adapter on it included."""
         sha256 = {name: file_sha256(self.folder / name) for name in self.small}
-        return digest_of_files(sha256 | {name: self._weight_sha256(name) for name in self.weights})
+        sha256 |= {name: self._weight_sha256(name) for name in self.weights}
+        return digest_of_files({**sha256, **self.adapter})
 
     def _weight_sha256(self, name: str) -> str:
         known = self.source.weight_sha256(name)
@@ -83,8 +63,12 @@ def open_model(plan: RunPlan, environment: Mapping[str, str], folder: Path) -> M
         StorageError: its place cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    check_manifest(plan, environment)
+    adapter = PublishedAdapter.of(plan, environment)
     uri, source = plan.spec.model.source, find_model(plan, environment)
     check_names(uri, source.names)
+    if adapter:
+        source = Retokenized(source, adapter)
     small = tuple(name for name in DEFINING if name in source.names)
     source.place(small, folder)
     index = (folder / WEIGHTS_INDEX).read_bytes() if WEIGHTS_INDEX in small else None
@@ -96,7 +80,7 @@ def open_model(plan: RunPlan, environment: Mapping[str, str], folder: Path) -> M
     check_configs(uri, configs)
     weights = weight_files(uri, source.names, index)
     _check_weights(uri, source, weights)
-    return Model(source, folder, small, weights, configs[CONFIG])
+    return Model(source, folder, small, weights, configs[CONFIG], adapter.digests() if adapter else {})
 
 
 def _check_weights(uri: str, source: ModelSource, weights: Collection[str]) -> None:
@@ -144,40 +128,8 @@ def find_model(plan: RunPlan, environment: Mapping[str, str]) -> ModelSource:
             from finetune_trainer.models.hub import find_hub_model
 
             return find_hub_model(plan, environment, repository)
-
-
-class StoredModel:
-    """A model below a prefix of an object store."""
-
-    revision = None
-
-    def __init__(self, plan: RunPlan, environment: Mapping[str, str], prefix: S3Location) -> None:
-        self._store = store_of(plan, MODEL, environment)
-        self._endpoint = plan.stores[MODEL].endpoint_url
-        self._memory = DigestMemory(plan, environment)
-        self._objects: dict[str, StoredObject] = {}
-        for found in self._store.objects(prefix):
-            name = found.location.key.removeprefix(prefix.key).lstrip("/")
-            if "/" not in name:
-                self._objects[name] = found
-
-    @property
-    def names(self) -> Collection[str]:
-        return self._objects.keys()
-
-    def place(self, names: Collection[str], folder: Path) -> None:
-        for name in names:
-            self._store.download(self._objects[name].location, folder / name)
-
-    def weight_sha256(self, name: str) -> str:
-        return self._memory.sha256(self._store, self._endpoint, self._objects[name])
-
-    def weight_header(self, name: str) -> Mapping[str, TensorInfo]:
-        found = self._objects[name]
-        if found.size < HEADER_LENGTH_BYTES:
-            # A range beyond the end of an object is an error of its own.
-            raise NotSafetensors("it does not begin with the length of a header")
-        return read_header(lambda start, length: self._store.read(found.location, start, length), found.size)
+        case JobResult() as unresolved:
+            raise TrainerError(f"the plan still names {unresolved}", "make the plan from the finished job's status")
 
 
 class FolderModel:

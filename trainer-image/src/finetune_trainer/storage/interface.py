@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from finetune_api.plan import MODEL, OUTPUT, RunPlan
+from finetune_api.plan import ADAPTER, MODEL, OUTPUT, RunPlan
 from finetune_api.uris import S3Location
 
 CHUNK_BYTES = 1 << 20
@@ -66,6 +66,8 @@ def fields_of(plan: RunPlan, use: str) -> StoreFields:
     """Names of the fields behind one use of a store, such as ``output``, ``model`` or ``train-0``."""
     if use == OUTPUT:
         return StoreFields("spec.output.destination", "spec.output.s3")
+    if use == ADAPTER:
+        return StoreFields("spec.model.source", "spec.model.s3")
     if use == MODEL:
         return StoreFields("spec.model.source", "spec.model.s3" if plan.spec.model.s3 else "spec.output.s3")
     split, _, index = use.rpartition("-")

@@ -13,6 +13,7 @@ from finetune_api.plan import NODE_RANK_VARIABLE, Device, RunPlan
 from finetune_trainer.data.splits import fetch_splits
 from finetune_trainer.errors import RendezvousFailed, TrainerError
 from finetune_trainer.failures import Killed, node_failure
+from finetune_trainer.models.published import PublishedAdapter
 from finetune_trainer.models.sources import fetch_model
 from finetune_trainer.outcome import Terminated, failed, write_termination_message
 from finetune_trainer.settings import rendezvous_timeout
@@ -61,6 +62,9 @@ def _launch(plan: RunPlan, environment: MutableMapping[str, str]) -> StageOutcom
     _prepare_workspace(workspace, plan)
     logger.info("fetching model and data")
     fetch_model(plan, environment, workspace.model)
+    adapter = PublishedAdapter.of(plan, environment)
+    if adapter:
+        adapter.place(workspace.adapter)
     fetch_splits(plan, environment, workspace.data)
     timeout = rendezvous_timeout(environment)
     world = plan.world

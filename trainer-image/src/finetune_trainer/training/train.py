@@ -70,6 +70,7 @@ class Training:
     ) -> None:
         self.stage = Stage.TRAIN
         self._spec, self._prepared, self._workspace = plan.spec, prepared, workspace
+        self._adapter = workspace.adapter if plan.upstream and plan.upstream.is_adapter else None
         self._place, self._reporter = place, reporter
         self._objective: Objective[TokenizedSplit] = objective_of(plan.spec)
         self._steps: list[StepMetrics] = []
@@ -85,7 +86,7 @@ class Training:
         """
         self._reporter.report(Stage.TRAIN, "loading the model")
         self._log_hyperparameters()
-        model = build_model(self._workspace.model, self._spec)
+        model = build_model(self._workspace.model, self._spec, self._adapter)
         # Dropout must differ between the ranks; everything before this line must not.
         torch.manual_seed(self._spec.hyperparameters.seed + 1 + self._place.rank)
         engine = Engine(model, self._spec, self._place.rank, self._place.world_size, self._place.device)
