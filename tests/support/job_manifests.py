@@ -122,6 +122,12 @@ REFUSED = [
         id="revision on s3",
     ),
     pytest.param(
+        {"spec/model/source": "job://tiny"},
+        "<nil>: Invalid value: spec.model.source names the job itself, whose result it would wait for; name another "
+        "job",
+        id="a job that needs itself",
+    ),
+    pytest.param(
         {"spec/dataset/validation": {}},
         "spec.dataset.validation: Invalid value: set exactly one of spec.dataset.validation.fraction and "
         "spec.dataset.validation.sources",
@@ -195,6 +201,7 @@ ACCEPTED = [
     pytest.param({"spec/hyperparameters/precision": "fp32", "spec/deepspeed/zeroStage": 0}, id="fp32 and stage 0"),
     pytest.param({"spec/method": {"tuning": "full"}}, id="full without options"),
     pytest.param({"spec/model/source": "hf://org/name", "spec/model/revision": "v1"}, id="revision on hf"),
+    pytest.param({"spec/model": {"source": "job://sft", "s3": {}}}, id="the result of another job"),
     pytest.param({"spec/resources/gpusPerNode": None}, id="null takes the default"),
     pytest.param({"metadata/labels": {"team": "a"}, "metadata/annotations": {}}, id="metadata of any object"),
     pytest.param({"status": {"state": 3}}, id="a sent status is not looked at"),

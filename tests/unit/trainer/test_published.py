@@ -120,7 +120,7 @@ def test_an_artifact_that_is_gone_is_refused(folder_place: Place, tmp_path: Path
 def test_an_adapter_without_weights_is_refused(folder_place: Place, tmp_path: Path) -> None:
     folder_place.put(f"{FOLDER}/{MANIFEST}", CONTENT)
     folder_place.put(f"{FOLDER}/adapter_config.json", b"{}")
-    with pytest.raises(UserError, match="is no adapter: it has no adapter_model.safetensors"):
+    with pytest.raises(UserError, match=r"is no adapter: it has no adapter_model\.safetensors"):
         digest_of(folder_place, upstream(folder_place), tmp_path / "opened")
 
 
