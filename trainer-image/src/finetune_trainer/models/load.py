@@ -58,7 +58,7 @@ def build_model(folder: Path, spec: FineTuneJobSpec, adapter: Path | None = None
     base: Any = load_base_model(folder, dtype)
     lora = spec.method.tuning is Tuning.LORA
     if spec.hyperparameters.gradient_checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        base.activation_checkpointing_enable({"use_reentrant": False})
         if lora:
             # A checkpointed block is recomputed only if something that enters it asks for a gradient.
             base.enable_input_require_grads()
