@@ -113,11 +113,30 @@ REFUSED: dict[str, tuple[Object, str]] = {
         {"evaluation": {"everySteps": 5}},
         "spec: Invalid value: evaluation.everySteps needs a held-out split; set spec.dataset.validation",
     ),
+    "Adafactor on flat pieces": (
+        {"hyperparameters": {"optimizer": "adafactor", "precision": "fp32"}},
+        "spec: Invalid value: adafactor factors the second moment of whole weight matrices, which ZeRO cuts into flat "
+        "pieces; set spec.deepspeed.zeroStage to 0 and spec.hyperparameters.precision to fp32, or "
+        "spec.hyperparameters.optimizer to adamw8bit",
+    ),
+    "betas of Adafactor": (
+        {
+            "hyperparameters": {"optimizer": "adafactor", "precision": "fp32", "beta2": "0.99"},
+            "deepspeed": {"zeroStage": 0},
+        },
+        "spec.hyperparameters: Invalid value: beta1, beta2 and epsilon of spec.hyperparameters belong to AdamW; remove "
+        "them or set spec.hyperparameters.optimizer to adamw",
+    ),
+    "decay of another schedule": (
+        {"hyperparameters": {"decaySteps": 5}},
+        "spec.hyperparameters: Invalid value: spec.hyperparameters.decaySteps belongs to schedule wsd; remove it or "
+        "set spec.hyperparameters.schedule to wsd",
+    ),
     "negative learning rate": ({"hyperparameters": {"learningRate": "-1"}}, "learningRate in body should match"),
     "fraction above 1": ({"dataset": {"validation": {"fraction": "1.5"}}}, "fraction in body should match"),
     "unknown schedule": (
         {"hyperparameters": {"schedule": "step"}},
-        'Unsupported value: "step": supported values: "constant", "linear", "cosine"',
+        'Unsupported value: "step": supported values: "constant", "linear", "cosine", "wsd"',
     ),
     "no nodes": ({"resources": {"nodes": 0}}, "spec.resources.nodes in body should be greater than or equal to 1"),
     "too many GPUs": ({"resources": {"gpusPerNode": 17}}, "gpusPerNode in body should be less than or equal to 16"),

@@ -10,8 +10,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, get_scheduler
 
-from finetune_api.spec import FineTuneJobSpec, LoraOptions, Precision, Tuning
+from finetune_api.spec import FineTuneJobSpec, HyperparametersSpec, LoraOptions, Precision, Tuning
+from finetune_trainer.data.splits import TokenizedSplit
 from finetune_trainer.training.batches import BatchOrder, Rows
+from finetune_trainer.training.packing import PackedOrder, pack
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class Reference:
     weights: dict[str, torch.Tensor]
 
 
-def train_reference(model_folder: Path, spec: FineTuneJobSpec, train: Rows, held_out: Rows, steps: int) -> Reference:
+def train_reference(
+    model_folder: Path, spec: FineTuneJobSpec, train: TokenizedSplit, held_out: Rows, steps: int
+) -> Reference:
     """Trains with weights in the precision of the spec, masters and optimizer in float32."""
     options = spec.hyperparameters
     dtype = torch.bfloat16 if options.precision is Precision.BF16 else torch.float32
@@ -41,11 +45,11 @@ def train_reference(model_folder: Path, spec: FineTuneJobSpec, train: Rows, held
         masters, lr=float(options.learning_rate), weight_decay=float(options.weight_decay), betas=(0.9, 0.999), eps=1e-8
     )
     scheduler = get_scheduler(options.schedule.value, optimizer, options.warmup_steps, steps)
-    order = BatchOrder(len(train), options.seed, options.global_batch_size, options.global_batch_size, 0, 1)
+    batches = _batches(options, train)
     before, losses = mean_loss(model, held_out, range(len(held_out))).item(), []
     for step in range(steps):
         model.zero_grad()
-        loss = mean_loss(model, train, order.global_batch(step).tolist())
+        loss = mean_loss(model, train, batches.batch(step).rows)
         loss.backward()
         for master, weight in zip(masters, weights, strict=True):
             master.grad = weight.grad.float()
@@ -58,6 +62,13 @@ def train_reference(model_folder: Path, spec: FineTuneJobSpec, train: Rows, held
         losses.append(loss.item())
     after = mean_loss(model, held_out, range(len(held_out))).item()
     return Reference(losses, before, after, dict(zip(names, (master.detach() for master in masters), strict=True)))
+
+
+def _batches(options: HyperparametersSpec, train: TokenizedSplit) -> BatchOrder | PackedOrder:
+    packing = pack(train.lengths, options.max_sequence_length) if options.packing else None
+    rows, size = len(train if packing is None else packing), options.global_batch_size
+    order = BatchOrder(rows, options.seed, size, size, 0, 1)
+    return order if packing is None else PackedOrder(order, packing)
 
 
 def mean_loss(model: torch.nn.Module, rows: Rows, indices: Sequence[int]) -> torch.Tensor:

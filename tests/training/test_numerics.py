@@ -20,8 +20,9 @@ from support.training_runs import make_plan, make_spec, open_splits, write_prepa
 
 LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-3}
 WEIGHT_TOLERANCE = 2e-6
-Case = tuple[str, str, int, int]
-# Tuning, precision, ZeRO stage, rows per micro-batch. With eight rows per step, 2 and 4 rows give gradient accumulation
+# Tuning, precision, ZeRO stage, rows per micro-batch, and what else the case has.
+Case = tuple[str, str, int, int, *tuple[str, ...]]
+# With eight rows per step, 2 and 4 rows give gradient accumulation
 # of 1, 2 and 4, and with 4 the second of two processes gets no held-out row.
 FULL: list[Case] = [
     ("full", "fp32", 0, 2),
@@ -42,8 +43,14 @@ LORA: list[Case] = [
 ]
 # Recomputing activations changes memory and time only.
 CHECKPOINTED: list[Case] = [FULL[1], FULL[6], LORA[3]]
+PACKED: list[Case] = [
+    ("full", "fp32", 0, 2, "packed"),
+    ("full", "fp32", 2, 4, "packed"),
+    ("full", "fp32", 3, 2, "packed", "checkpointed"),
+    ("lora", "fp32", 3, 4, "packed"),
+]
 # Pods and processes per pod. A pod more changes who talks to whom, not what is computed: few LoRA cases suffice.
-WORLDS = {(1, 1): FULL, (1, 2): FULL + LORA, (2, 1): [*FULL[:5], FULL[6], LORA[3]]}
+WORLDS = {(1, 1): [*FULL, PACKED[0]], (1, 2): FULL + LORA + PACKED, (2, 1): [*FULL[:5], FULL[6], LORA[3]]}
 RUNS = [
     pytest.param(case, world, id=f"{world[0]}x{world[1]}-{'-'.join(map(str, case))}")
     for world, cases in WORLDS.items()
@@ -69,20 +76,21 @@ class Runs:
         self.reference = cache(self._reference)
         self.world = cache(self._world)
 
-    def _reference(self, tuning: str, precision: str) -> Reference:
+    def _reference(self, tuning: str, precision: str, packed: bool) -> Reference:
         train, held_out = open_splits(self.store / "bucket" / "prepared")
         threads = torch.get_num_threads()
         # More threads only wait for each other on so small a model.
         torch.set_num_threads(1)
         try:
-            return train_reference(self.model, make_spec(tuning=tuning, precision=precision), train, held_out, 20)
+            spec = make_spec(tuning=tuning, precision=precision, packing=packed)
+            return train_reference(self.model, spec, train, held_out, 20)
         finally:
             torch.set_num_threads(threads)
 
     def _world(self, nodes: int, processes: int) -> Path:
         folder = self._folder / f"{nodes}x{processes}"
         for case in WORLDS[nodes, processes]:
-            tuning, precision, stage, micro = case
+            tuning, precision, stage, micro, *more = case
             spec = make_spec(
                 tuning=tuning,
                 precision=precision,
@@ -90,7 +98,8 @@ class Runs:
                 micro_batch_size=micro,
                 nodes=nodes,
                 processes=processes,
-                gradientCheckpointing=case in CHECKPOINTED,
+                gradientCheckpointing=case in CHECKPOINTED or "checkpointed" in more,
+                packing="packed" in more,
             )
             self._write_workspace(folder / name(case), make_plan(self.store, spec, self._summary))
         logs = folder.with_name(f"{folder.name}-logs")
@@ -117,13 +126,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 @pytest.mark.parametrize(("case", "world"), RUNS)
 class TestEquality:
     def test_losses_of_the_first_20_steps(self, runs: Runs, case: Case, world: tuple[int, int]) -> None:
-        expected = runs.reference(case[0], case[1]).losses
+        expected = runs.reference(case[0], case[1], "packed" in case).losses
         lines = read_metrics(runs.world(*world) / name(case))
         losses = [line["loss"] for line in lines if line["kind"] == "step"]
         assert losses == pytest.approx(expected, abs=LOSS_TOLERANCE[case[1]], rel=0)
 
     def test_held_out_losses(self, runs: Runs, case: Case, world: tuple[int, int]) -> None:
-        expected = runs.reference(case[0], case[1])
+        expected = runs.reference(case[0], case[1], "packed" in case)
         lines = read_metrics(runs.world(*world) / name(case))
         losses = [line["loss"] for line in lines if line["kind"] == "evaluation"]
         assert losses == pytest.approx([expected.before, expected.after], abs=LOSS_TOLERANCE[case[1]], rel=0)
@@ -131,7 +140,8 @@ class TestEquality:
     def test_saved_weights(self, runs: Runs, case: Case, world: tuple[int, int]) -> None:
         tuning, precision, *_ = case
         saved = saved_weights(runs.world(*world) / name(case), tuning)
-        expected = {published_name(n, tuning): w for n, w in runs.reference(tuning, precision).weights.items()}
+        reference = runs.reference(tuning, precision, "packed" in case)
+        expected = {published_name(n, tuning): w for n, w in reference.weights.items()}
         assert saved.keys() == expected.keys()
         # bfloat16 gradients round differently with each way to spread the batch, so there only the losses are close.
         tolerance = WEIGHT_TOLERANCE if precision == "fp32" else 1e-2

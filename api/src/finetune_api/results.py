@@ -21,6 +21,12 @@ class SplitSummary(Document):
     tokens: Annotated[Count, Field(description="Tokens, after truncation.")]
     loss_tokens: Annotated[Count, Field(description="Tokens that carry loss.")]
     truncated: Annotated[Count, Field(description="Rows cut to hyperparameters.maxSequenceLength.")]
+    packed_rows: Annotated[
+        Count | None,
+        Field(
+            default=None, description="Rows of maxSequenceLength tokens that hyperparameters.packing puts them into."
+        ),
+    ]
 
 
 class EvaluationResult(Document):

@@ -9,7 +9,7 @@ from typing import Any
 from finetune_api.spec import FineTuneJobSpec, LoraOptions, Tuning
 
 # Raise it when a change of the trainer changes the weights that the same definition gives.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 def canonical_json(document: Any) -> bytes:

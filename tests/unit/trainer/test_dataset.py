@@ -65,8 +65,9 @@ def test_both_splits_keep_their_order_and_counts() -> None:
     assert list(train.input_ids) == [0, 1, 0, 3]
     assert list(validation.input_ids) == [0, 0, 0, 2]
     assert list(train.offsets) == [0, 2, 4]
-    summary = train.summary("sha256:" + "0" * 64)
+    summary = train.summary("sha256:" + "0" * 64, capacity=4)
     assert (summary.rows, summary.tokens, summary.loss_tokens, summary.truncated) == (2, 4, 2, 2)
+    assert summary.packed_rows == 1
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,23 @@ def test_bf16_without_zero_is_refused() -> None:
     assert "spec.deepspeed.zeroStage" in refusal.value.remedy
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_adafactor_on_flat_pieces_is_refused(stage: int) -> None:
+    with pytest.raises(UserError, match="ZeRO cuts into flat pieces") as refusal:
+        refuse_unsupported(make_spec(stage=stage, optimizer="adafactor"))
+    assert "spec.hyperparameters.optimizer to adamw8bit" in refusal.value.remedy
+
+
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UserError, match="globalBatchSize 8 is no multiple of 6"):
         refuse_unsupported(make_spec(processes=3, micro_batch_size=2))
 
 
-@pytest.mark.parametrize(("precision", "stage"), [("fp32", 0), ("bf16", 1), ("bf16", 3)])
-def test_the_rest_is_accepted(precision: str, stage: int) -> None:
-    spec = make_spec(precision=precision, stage=stage, processes=2)
+@pytest.mark.parametrize(
+    ("precision", "stage", "optimizer"),
+    [("fp32", 0, "adamw"), ("fp32", 0, "adafactor"), ("bf16", 1, "adamw8bit"), ("bf16", 3, "adamw")],
+)
+def test_the_rest_is_accepted(precision: str, stage: int, optimizer: str) -> None:
+    spec = make_spec(precision=precision, stage=stage, processes=2, optimizer=optimizer)
     refuse_unsupported(spec)
     assert spec.deepspeed.zero_stage == stage

@@ -20,7 +20,7 @@ from finetune_trainer.data.splits import fetch_splits
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UserError
 from finetune_trainer.prepare import prepare
 from support.object_store import CREDENTIALS
-from support.paper_model import VOCABULARY, write_paper_model
+from support.paper_model import CONFIG, VOCABULARY, write_paper_model
 from support.run_plans import ROWS, Place, chat, jsonl
 
 TENTH = {"fraction": "0.1"}
@@ -50,6 +50,29 @@ def test_rows_are_counted_and_tokenized(place: Place, tmp_path: Path) -> None:
     assert int(splits.train.lengths.sum()) == prepared.train.tokens
     masks = [splits.train.row(index)[1] for index in range(len(splits.train))]
     assert sum(int(mask.sum()) for mask in masks) == prepared.train.loss_tokens
+
+
+def test_packed_rows_make_the_steps(folder_place: Place) -> None:
+    options = {"maxSequenceLength": 256, "globalBatchSize": 2, "epochs": 3}
+    plain = run(folder_place, hyperparameters=options)
+    packed = run(folder_place, hyperparameters=options | {"packing": True})
+    assert packed.train == plain.train
+    assert packed.train.packed_rows is not None
+    assert packed.train.tokens / 256 <= packed.train.packed_rows < packed.train.rows / 2
+    assert packed.steps == -(-packed.train.packed_rows * 3 // 2)
+    assert packed.run_id != plain.run_id
+    assert packed.data_uri == plain.data_uri
+
+
+def test_packing_for_a_model_that_cannot_keep_rows_apart(folder_place: Place) -> None:
+    config = CONFIG | {"architectures": ["MambaForCausalLM"], "model_type": "mamba"}
+    folder_place.put("model/config.json", json.dumps(config).encode())
+    error = refused_by(folder_place, hyperparameters={"maxSequenceLength": 256, "packing": True})
+    assert error.message == (
+        "spec.hyperparameters.packing cannot be kept for this model: nothing proves that documents in one row do not "
+        "see each other in the architecture mamba"
+    )
+    assert run(folder_place).steps
 
 
 def test_the_run_is_the_same_in_every_store(folder_place: Place, s3_place: Place, tmp_path: Path) -> None:

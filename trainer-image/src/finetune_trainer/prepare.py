@@ -9,9 +9,11 @@ from finetune_api.layout import probe_object
 from finetune_api.plan import OUTPUT, RunPlan, total_steps
 from finetune_api.results import Prepared
 from finetune_api.runid import run_id, training_definition
+from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.artifact.adoption import find_published
 from finetune_trainer.data.prepared_data import PreparedData, prepare_data
-from finetune_trainer.errors import StorageError
+from finetune_trainer.errors import StorageError, UserError
+from finetune_trainer.models.architectures import Config, why_not_together
 from finetune_trainer.models.sources import Model, open_model
 from finetune_trainer.storage.s3 import store_of
 from finetune_trainer.workspace import workspace_of
@@ -31,6 +33,7 @@ def prepare(plan: RunPlan, environment: Mapping[str, str]) -> Prepared:
     """
     probe_output(plan, environment)
     model = open_model(plan, environment, workspace_of(environment).model)
+    refuse_packing(plan.spec, model.config)
     data = prepare_data(plan, environment, model, workspace_of(environment).data)
     prepared = resolve(plan, model, data)
     published = find_published(plan, environment, prepared.run_id)
@@ -61,9 +64,22 @@ def probe_output(plan: RunPlan, environment: Mapping[str, str]) -> None:
         )
 
 
+def refuse_packing(spec: FineTuneJobSpec, config: Config) -> None:
+    """Checks that rows can be put together without seeing each other, if that is asked for.
+
+    Raises:
+        UserError: with the reason why not.
+    """
+    options = spec.hyperparameters
+    reason = why_not_together(config, options.max_sequence_length) if options.packing else None
+    if reason:
+        raise UserError(f"spec.hyperparameters.packing cannot be kept for this model: {reason}", "set it to false")
+
+
 def resolve(plan: RunPlan, model: Model, data: PreparedData) -> Prepared:
     """The run ID, and what it stands for."""
     digest, summary = model.digest(), data.summary
+    rows = summary.train.packed_rows if plan.spec.hyperparameters.packing else summary.train.rows
     held_out = summary.validation.digest if summary.validation else None
     return Prepared(
         run_id=run_id(training_definition(plan.spec, digest, summary.train.digest, held_out)),
@@ -72,5 +88,5 @@ def resolve(plan: RunPlan, model: Model, data: PreparedData) -> Prepared:
         data_uri=str(data.folder),
         train=summary.train,
         validation=summary.validation,
-        steps=total_steps(plan.spec, summary.train.rows),
+        steps=total_steps(plan.spec, rows or 1),
     )

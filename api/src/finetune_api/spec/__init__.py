@@ -3,7 +3,7 @@
 from finetune_api.spec.access import AddressingStyle, HubAccess, S3Access, SecretKeyReference, SecretReference
 from finetune_api.spec.dataset import DataFormat, DatasetSpec, DataSource, TooLong, ValidationSpec
 from finetune_api.spec.evaluation import EvaluationSpec
-from finetune_api.spec.hyperparameters import HyperparametersSpec, Precision, Schedule
+from finetune_api.spec.hyperparameters import HyperparametersSpec, Optimizer, Precision, Schedule
 from finetune_api.spec.job import MAX_NAME_LENGTH, FineTuneJobSpec, OutputSpec
 from finetune_api.spec.method import LoraOptions, MethodSpec, Objective, Tuning
 from finetune_api.spec.model import ModelSpec
@@ -24,6 +24,7 @@ __all__ = [
     "MethodSpec",
     "ModelSpec",
     "Objective",
+    "Optimizer",
     "OutputSpec",
     "Precision",
     "ResourcesSpec",

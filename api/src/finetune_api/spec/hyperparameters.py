@@ -7,13 +7,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import DecimalString, Document, validations
+from finetune_api.base import DecimalString, Document, FractionString, validations
 
 
 class Schedule(StrEnum):
     CONSTANT = "constant"
     LINEAR = "linear"
     COSINE = "cosine"
+    WSD = "wsd"
+
+
+class Optimizer(StrEnum):
+    ADAMW = "adamw"
+    ADAMW_8BIT = "adamw8bit"
+    ADAFACTOR = "adafactor"
 
 
 class Precision(StrEnum):
@@ -29,7 +36,17 @@ class HyperparametersSpec(Document):
             (
                 "!has(self.epochs) || !has(self.maxSteps)",
                 "set only one of spec.hyperparameters.epochs and spec.hyperparameters.maxSteps",
-            )
+            ),
+            (
+                "self.schedule == 'wsd' || !has(self.decaySteps)",
+                "spec.hyperparameters.decaySteps belongs to schedule wsd; remove it or set "
+                "spec.hyperparameters.schedule to wsd",
+            ),
+            (
+                "self.optimizer != 'adafactor' || !(has(self.beta1) || has(self.beta2) || has(self.epsilon))",
+                "beta1, beta2 and epsilon of spec.hyperparameters belong to AdamW; remove them or set "
+                "spec.hyperparameters.optimizer to adamw",
+            ),
         )
     }
 
@@ -49,16 +66,47 @@ class HyperparametersSpec(Document):
         Schedule,
         Field(
             default=Schedule.COSINE,
-            description="Learning rate after warmup: constant, linear to zero, or half a cosine to zero.",
+            description="Learning rate after warmup: constant, linear to zero, half a cosine to zero, or wsd: "
+            "constant, then linear to zero over the last decaySteps.",
+        ),
+    ]
+    decay_steps: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            le=100_000_000,
+            description="Optimizer steps at the end over which schedule wsd falls to zero. Default: a tenth of "
+            "all steps.",
         ),
     ]
     warmup_steps: Annotated[
         int,
         Field(default=0, ge=0, le=1_000_000, description="Optimizer steps of linear warmup from zero to the peak."),
     ]
+    optimizer: Annotated[
+        Optimizer,
+        Field(
+            default=Optimizer.ADAMW,
+            description="adamw; adamw8bit: AdamW with its two moments in 8 bits, a quarter of the optimizer's memory; "
+            "adafactor: one factored moment, with steps relative to the size of each weight matrix.",
+        ),
+    ]
+    beta1: Annotated[
+        FractionString | None,
+        Field(default=None, description="Decay of AdamW's first moment, a decimal in quotes. Default: '0.9'."),
+    ]
+    beta2: Annotated[
+        FractionString | None,
+        Field(default=None, description="Decay of AdamW's second moment, a decimal in quotes. Default: '0.999'."),
+    ]
+    epsilon: Annotated[
+        DecimalString | None,
+        Field(default=None, description="Added to AdamW's denominator, a decimal in quotes. Default: '1e-8'."),
+    ]
     weight_decay: Annotated[
         DecimalString,
-        Field(default="0", description="Decoupled weight decay of AdamW, a decimal in quotes."),
+        Field(default="0", description="Decoupled weight decay, a decimal in quotes."),
     ]
     max_grad_norm: Annotated[
         DecimalString,
@@ -75,6 +123,14 @@ class HyperparametersSpec(Document):
         ),
     ]
     max_sequence_length: Annotated[int, Field(default=1024, ge=8, le=1_048_576, description="Longest row, in tokens.")]
+    packing: Annotated[
+        bool,
+        Field(
+            default=False,
+            description="Put as many rows of the data together as maxSequenceLength holds: such a packed row counts as "
+            "one of globalBatchSize. Rows put together never see each other. Only for objective sft.",
+        ),
+    ]
     precision: Annotated[
         Precision,
         Field(

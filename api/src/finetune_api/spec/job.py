@@ -68,6 +68,16 @@ class FineTuneJobSpec(Document):
                 "number of processes (nodes times GPUs or processes per node)",
             ),
             (
+                "self.hyperparameters.optimizer != 'adafactor' || self.deepspeed.zeroStage == 0",
+                "adafactor factors the second moment of whole weight matrices, which ZeRO cuts into flat pieces; set "
+                "spec.deepspeed.zeroStage to 0 and spec.hyperparameters.precision to fp32, or "
+                "spec.hyperparameters.optimizer to adamw8bit",
+            ),
+            (
+                "!self.hyperparameters.packing || self.method.objective == 'sft'",
+                "spec.hyperparameters.packing is for objective sft; set it to false",
+            ),
+            (
                 "!has(self.evaluation.everySteps) || has(self.dataset.validation)",
                 "evaluation.everySteps needs a held-out split; set spec.dataset.validation",
             ),

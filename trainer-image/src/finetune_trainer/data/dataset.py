@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
+from operator import sub
 
 from finetune_api.results import SplitSummary
+from finetune_trainer.data.bins import packed_rows
 from finetune_trainer.data.chat import ChatTemplate, Rendered
 from finetune_trainer.data.datafiles import DigestedFile
 from finetune_trainer.data.rows import Problems, lines, parse_row, row_key
@@ -62,14 +65,15 @@ class Rows:
         """Rows that were cut."""
         return self.cut.count(1)
 
-    def summary(self, digest: str) -> SplitSummary:
-        """Counts of the rows."""
+    def summary(self, digest: str, capacity: int) -> SplitSummary:
+        """Counts of the rows; ``capacity`` is the most tokens of a packed one."""
         return SplitSummary(
             digest=digest,
             rows=len(self),
             tokens=len(self.input_ids),
             loss_tokens=self.loss_tokens,
             truncated=self.truncated,
+            packed_rows=packed_rows(Counter(map(sub, self.offsets[1:], self.offsets)), capacity),
         )
 
 

@@ -28,7 +28,7 @@ from finetune_trainer.storage.s3 import store_of
 logger = logging.getLogger(__name__)
 
 # Raise it when the same rows become other tokens or another loss mask, or the files another form.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def prepare_data(plan: RunPlan, environment: Mapping[str, str], model: Model, sc
         logger.info("the data is tokenized already: %s", folder)
         return PreparedData(folder, known)
     train, validation = _tokenize(plan.spec, inputs, limits, model)
-    summary = _write(store, folder, scratch, inputs, train, validation)
+    summary = _write(store, folder, scratch, inputs, limits.max_tokens, train, validation)
     return PreparedData(folder, summary)
 
 
@@ -141,7 +141,13 @@ def _tell(rows: Rows, field: str) -> None:
 
 
 def _write(
-    store: ObjectStore, folder: S3Location, scratch: Path, inputs: _Inputs, train: Rows, validation: Rows | None
+    store: ObjectStore,
+    folder: S3Location,
+    scratch: Path,
+    inputs: _Inputs,
+    capacity: int,
+    train: Rows,
+    validation: Rows | None,
 ) -> SplitsSummary:
     scratch.mkdir(parents=True, exist_ok=True)
     splits = {TRAIN_FILE: train} | ({VALIDATION_FILE: validation} if validation else {})
@@ -151,7 +157,9 @@ def _write(
         write_split_file(scratch / name, *buffers)
         files[name] = f"sha256:{file_sha256(scratch / name)}"
         store.upload(scratch / name, folder.child(name))
-    held_out = validation.summary(inputs.validation_digest) if validation and inputs.validation_digest else None
-    summary = SplitsSummary(train=train.summary(inputs.train_digest), validation=held_out, files=files)
+    held_out = (
+        validation.summary(inputs.validation_digest, capacity) if validation and inputs.validation_digest else None
+    )
+    summary = SplitsSummary(train=train.summary(inputs.train_digest, capacity), validation=held_out, files=files)
     store.put(folder.child(SUMMARY_FILE), summary.to_json().encode())
     return summary

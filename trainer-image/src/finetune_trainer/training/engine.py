@@ -14,7 +14,8 @@ from deepspeed.utils import safe_get_full_fp32_param
 from finetune_api.plan import gradient_accumulation_steps
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_trainer.training.batches import MicroBatch
-from finetune_trainer.training.loss import hits, log_probabilities, summed_cross_entropy
+from finetune_trainer.training.optimizers import build_optimizer
+from finetune_trainer.training.scoring import Scorer, Wanted
 
 # Elements per communication bucket. DeepSpeed's 500 million would take 1 GB of each GPU before training starts.
 _BUCKET_ELEMENTS = 50_000_000
@@ -33,17 +34,8 @@ def deepspeed_config(spec: FineTuneJobSpec) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": spec.deepspeed.micro_batch_size,
         "gradient_accumulation_steps": gradient_accumulation_steps(spec),
         "gradient_clipping": float(hyperparameters.max_grad_norm),
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": float(hyperparameters.learning_rate),
-                "betas": [0.9, 0.999],
-                "eps": 1e-8,
-                "weight_decay": float(hyperparameters.weight_decay),
-                # DeepSpeed's own Adam kernels are compiled on first use, which needs a compiler and minutes.
-                "torch_adam": True,
-            },
-        },
+        # Of the optimizers that build_optimizer gives, it knows AdamW only.
+        "zero_allow_untested_optimizer": True,
         "zero_optimization": {
             "stage": spec.deepspeed.zero_stage,
             "reduce_bucket_size": _BUCKET_ELEMENTS,
@@ -60,6 +52,7 @@ class Engine:
         self, model: torch.nn.Module, spec: FineTuneJobSpec, rank: int, world_size: int, device: torch.device
     ) -> None:
         config = deepspeed_config(spec)
+        scorer = Scorer(model, spec.hyperparameters.max_sequence_length)
         if device.type == "cpu":
             # Its shared-memory collectives are compiled on first use, and refuse to load without a compiler.
             deepspeed.ops.__compatible_ops__ = {}
@@ -67,12 +60,15 @@ class Engine:
         deepspeed.init_distributed(auto_mpi_discovery=False)
         if spec.deepspeed.zero_stage == 3:
             # Otherwise initialize() would put the whole model on every GPU before it partitions it.
-            deepspeed.zero.Init(module=model, config_dict_or_path=config)
+            deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # One of its optimizers prints memory figures whatever the log level is.
         with redirect_stdout(io.StringIO()):
             self._engine, *_ = deepspeed.initialize(
-                model=model, model_parameters=trainable, config=config, dist_init_required=False
+                model=scorer,
+                optimizer=build_optimizer(spec.hyperparameters, trainable),
+                config=config,
+                dist_init_required=False,
             )
         self._trainable = trainable
         self._model = model
@@ -80,27 +76,19 @@ class Engine:
         self.micro_batch_size = spec.deepspeed.micro_batch_size
         self._plain_grad_norm: float | None = None
 
-    def logits(self, batch: MicroBatch) -> torch.Tensor:
-        """Forward pass over this rank's micro-batch, which is on the device: [rows, positions, vocabulary]."""
-        output = self._engine(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-        logits: torch.Tensor = output.logits
-        return logits
-
     def nll(self, batch: MicroBatch) -> torch.Tensor:
         """Summed negative log-likelihood of the labels, in nats."""
-        batch = batch.to(self.device)
-        return summed_cross_entropy(self.logits(batch), batch.labels)
+        return self.nll_and_hits(batch)[0]
 
     def nll_and_hits(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """As :meth:`nll`, and the number of labels that are the model's first choice."""
-        batch = batch.to(self.device)
-        logits = self.logits(batch)
-        return summed_cross_entropy(logits, batch.labels), hits(logits, batch.labels)
+        answer: tuple[torch.Tensor, torch.Tensor] = self._engine(batch, Wanted.NLL, self.device)
+        return answer
 
     def log_probabilities(self, batch: MicroBatch) -> torch.Tensor:
         """Log-probability of each label in nats, [rows, positions]; zero where there is none."""
-        batch = batch.to(self.device)
-        return log_probabilities(self.logits(batch), batch.labels)
+        answer: torch.Tensor = self._engine(batch, Wanted.LOG_PROBABILITIES, self.device)
+        return answer
 
     def backward(self, loss: torch.Tensor) -> None:
         """Adds the gradient of one micro-batch; ``loss`` is what it adds to the loss of the global batch.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from finetune_api.spec import FineTuneJobSpec, LoraOptions, Precision, Tuning
+from finetune_api.spec import FineTuneJobSpec, LoraOptions, Optimizer, Precision, Tuning
 from finetune_trainer.errors import UserError
 
 _GROUPS = ("method", "hyperparameters", "deepspeed", "evaluation")
@@ -35,12 +35,18 @@ def refuse_unsupported(spec: FineTuneJobSpec) -> None:
     """Checks what would train wrongly, for plans that no API server has validated.
 
     Raises:
-        UserError: bf16 with ZeRO stage 0, or a global batch that the processes cannot share.
+        UserError: bf16 with ZeRO stage 0, Adafactor with another, or a global batch that the processes cannot share.
     """
     if spec.hyperparameters.precision is Precision.BF16 and spec.deepspeed.zero_stage == 0:
         raise UserError(
             "bf16 with ZeRO stage 0 gives wrong losses in DeepSpeed",
             "set spec.deepspeed.zeroStage to 1 or higher, or spec.hyperparameters.precision to fp32",
+        )
+    if spec.hyperparameters.optimizer is Optimizer.ADAFACTOR and spec.deepspeed.zero_stage != 0:
+        raise UserError(
+            "adafactor factors the second moment of whole weight matrices, which ZeRO cuts into flat pieces",
+            "set spec.deepspeed.zeroStage to 0 and spec.hyperparameters.precision to fp32, or "
+            "spec.hyperparameters.optimizer to adamw8bit",
         )
     width = spec.deepspeed.micro_batch_size * spec.resources.world_size
     if spec.hyperparameters.global_batch_size % width:

@@ -34,6 +34,7 @@ from finetune_trainer.training.metrics import (
 )
 from finetune_trainer.training.objectives import objective_of
 from finetune_trainer.training.objectives.interface import Objective, mean_loss
+from finetune_trainer.training.packing import PackedOrder, pack
 from finetune_trainer.training.schedule import learning_rate_factor
 from finetune_trainer.training.totals import Totals
 from finetune_trainer.workspace import Workspace
@@ -104,7 +105,7 @@ class Training:
 
     def _train(self, engine: Engine, splits: Splits, metrics: MetricsFile | None) -> None:
         every, total = self._spec.evaluation.every_steps, self._prepared.steps
-        order = self._order(len(splits.train))
+        order = self._order(splits.train)
         self._evaluate(engine, splits, metrics, 0)
         started = time.perf_counter()
         for step in range(total):
@@ -116,22 +117,25 @@ class Training:
         self.stage = Stage.EVALUATE
         self._evaluate(engine, splits, metrics, total)
 
-    def _order(self, rows: int) -> BatchOrder:
-        return BatchOrder(
-            rows=rows,
+    def _order(self, split: TokenizedSplit) -> BatchOrder | PackedOrder:
+        options = self._spec.hyperparameters
+        packing = pack(split.lengths, options.max_sequence_length) if options.packing else None
+        order = BatchOrder(
+            rows=len(split if packing is None else packing),
             seed=self._spec.hyperparameters.seed,
             global_batch_size=self._spec.hyperparameters.global_batch_size,
             micro_batch_size=self._spec.deepspeed.micro_batch_size,
             rank=self._place.rank,
             world_size=self._place.world_size,
         )
+        return order if packing is None else PackedOrder(order, packing)
 
-    def _step(self, engine: Engine, splits: Splits, order: BatchOrder, step: int) -> StepMetrics:
+    def _step(self, engine: Engine, splits: Splits, order: BatchOrder | PackedOrder, step: int) -> StepMetrics:
         started = time.perf_counter()
         options, total = self._spec.hyperparameters, self._prepared.steps
         batch, objective, totals = order.batch(step), self._objective, Totals()
         units = objective.units(splits.train, batch.rows)
-        factor = learning_rate_factor(options.schedule, step, options.warmup_steps, total)
+        factor = learning_rate_factor(options, step, total)
         learning_rate = float(options.learning_rate) * factor
         shared = objective.share(engine, splits.train, batch)
         for indices in batch.micro_batches:
