@@ -1,11 +1,17 @@
 """Errors of the command line, all under :class:`CliError`; each ends the process with its exit code.
 
 CliError
-├── UsageError             wrong option or file that cannot be read     exit 2
-├── InvalidManifestError   the manifest breaks the resource's rules     exit 10
-├── UnsupportedHereError   this machine cannot do what is asked for     exit 10
-├── MissingDevicesError    GPUs that this machine does not have         exit 18
-└── BrokenStageError       a stage ended without saying how             exit 20
+├── UsageError              wrong option or file that cannot be read     exit 2
+├── ClusterError            the cluster cannot be used for this          exit 3
+│   └── HiccupError         no answer just now; another try may succeed
+├── MissingObjectError      no such job, pod or namespace                exit 4
+├── InvalidManifestError    the manifest breaks the resource's rules     exit 10
+├── RefusedManifestError    the API server says so                       exit 10
+├── UnsupportedHereError    this machine cannot do what is asked for     exit 10
+├── StoreError              the store does not answer or refuses         exit 14
+├── MissingDevicesError     GPUs that this machine does not have         exit 18
+├── DamagedArtifactError    an artifact is not what its manifest says    exit 19
+└── BrokenStageError        a stage ended without saying how             exit 20
 """
 
 from __future__ import annotations
@@ -28,6 +34,22 @@ class UsageError(CliError):
     exit_code = 2
 
 
+class ClusterError(CliError):
+    """No way to the cluster, no right, or no FineTuneJobs on it; the message names the remedy."""
+
+    exit_code = 3
+
+
+class HiccupError(ClusterError):
+    """The API server did not answer, or was busy: the same call may succeed a moment later."""
+
+
+class MissingObjectError(CliError):
+    """What was asked for by name is not on the cluster."""
+
+    exit_code = 4
+
+
 class InvalidManifestError(CliError):
     """A manifest that the API server would refuse, with every error found in it."""
 
@@ -38,16 +60,34 @@ class InvalidManifestError(CliError):
         self.errors = tuple(errors)
 
 
+class RefusedManifestError(CliError):
+    """A manifest or a change that the API server refused, in its words."""
+
+    exit_code = ExitCode.USER_ERROR
+
+
 class UnsupportedHereError(CliError):
     """Something that a manifest may ask for but this machine does not offer; the message names the remedy."""
 
     exit_code = ExitCode.USER_ERROR
 
 
+class StoreError(CliError):
+    """The object store did not answer, refused, or does not hold what was asked for."""
+
+    exit_code = ExitCode.STORAGE
+
+
 class MissingDevicesError(CliError):
     """The manifest asks for GPUs that this machine does not have."""
 
     exit_code = ExitCode.DEVICE_MISSING
+
+
+class DamagedArtifactError(CliError):
+    """Files of an artifact are missing or not what its manifest says."""
+
+    exit_code = ExitCode.VERIFICATION
 
 
 class BrokenStageError(CliError):

@@ -1,0 +1,1 @@
+"""Reaches the cluster that a kubeconfig names."""

@@ -1,0 +1,1 @@
+"""The commands: options in, output and exit code out."""

@@ -1,0 +1,125 @@
+"""Commands that read jobs from a cluster: list, describe, watch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.live import Live
+
+from finetune_cli.cluster.target import Target
+from finetune_cli.documents import Object
+from finetune_cli.options import Context, JobName, Kubeconfig, Namespace, OutputFormat, Selector
+from finetune_cli.output import Output, as_list, console, note, show, write_document
+
+if TYPE_CHECKING:
+    from finetune_cli.cluster.kube import Kube
+    from finetune_cli.render.watching import Seen
+
+# What only some commands need is imported in them: the Kubernetes client alone takes longer than all the rest.
+
+
+def connected(target: Target) -> Kube:
+    """The cluster that is meant."""
+    from finetune_cli.cluster.kube import connect
+
+    return connect(target)
+
+
+def list_command(
+    namespace: Namespace = None,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Jobs of all namespaces.")] = False,
+    selector: Selector = "",
+    output: OutputFormat = Output.TABLE,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """List jobs: state, progress, loss, GPUs, model."""
+    from finetune_cli import jobview
+    from finetune_cli.cluster.calls import JOBS
+    from finetune_cli.render.joblist import job_table
+
+    kube = connected(Target(kubeconfig, context, namespace))
+    jobs = kube.list(JOBS, None if all_namespaces else kube.namespace, selector)
+    if output in (Output.JSON, Output.YAML):
+        write_document(as_list(jobs), output)
+    elif output is Output.NAME:
+        print("".join(f"{JOBS}.finetune.dev/{jobview.name_of(job)}\n" for job in jobs), end="")
+    elif jobs:
+        wide = output is Output.WIDE
+        show(job_table(jobs, datetime.now(UTC), wide, all_namespaces), whole=wide)
+    else:
+        note("No FineTuneJobs found" + ("." if all_namespaces else f" in namespace {kube.namespace}."))
+
+
+def describe_command(
+    name: JobName, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None
+) -> None:
+    """Show all that is known of a job: stages, attempts, plan, failure with its remedy, artifact, Events."""
+    from finetune_cli.cluster.calls import JOBS
+    from finetune_cli.cluster.jobs import events_of
+    from finetune_cli.render.describe import description
+
+    kube = connected(Target(kubeconfig, context, namespace))
+    job = kube.get(JOBS, kube.namespace, name)
+    show(description(job, events_of(kube, job), datetime.now(UTC)))
+
+
+def watch_command(
+    name: JobName, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None
+) -> None:
+    """Follow a job to its end: progress, loss curve, tokens/s, ETA. Plain lines where there is no terminal.
+
+    Exits with 0 when the job is Complete, with the code of its failure class when it has failed.
+    """
+    kube = connected(Target(kubeconfig, context, namespace))
+    raise typer.Exit(watch(kube, kube.namespace, name))
+
+
+def watch(kube: Kube, namespace: str, name: str) -> int:
+    """Shows a job until it has ended and returns the exit code that stands for how."""
+    from finetune_cli import jobview
+    from finetune_cli.cluster.calls import JOBS
+    from finetune_cli.cluster.watching import follow
+    from finetune_cli.render.watching import Seen
+
+    def fetch() -> Object:
+        return kube.get(JOBS, namespace, name)
+
+    first = Seen({}).with_job(fetch())
+    out = console()
+    if not out.is_terminal:
+        return jobview.exit_code_of(follow(first, fetch, PlainLines()).job)
+    with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
+        return jobview.exit_code_of(follow(first, fetch, _picture(live)).job)
+
+
+def _picture(live: Live) -> Callable[[Seen], None]:
+    from finetune_cli.render.watching import picture
+
+    def draw(seen: Seen) -> None:
+        columns, lines = shutil.get_terminal_size()
+        live.update(picture(seen, columns, lines, datetime.now(UTC)), refresh=True)
+
+    return draw
+
+
+class PlainLines:
+    """Prints a line each time a job says something new."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._trouble = ""
+
+    def __call__(self, seen: Seen) -> None:
+        from finetune_cli.render.watching import line
+
+        text = line(seen.job)
+        if text != self._last:
+            print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
+        if seen.trouble and not self._trouble:
+            note(seen.trouble)
+        self._last, self._trouble = text, seen.trouble

@@ -1,0 +1,63 @@
+"""The command that needs no cluster at all: run --local."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finetune_cli.errors import UsageError
+from finetune_cli.options import Manifest
+
+
+def run_command(
+    file: Manifest,
+    local: Annotated[bool, typer.Option("--local", help="Run on this machine, as processes.")] = False,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="S3 endpoint, or file:///folder, in place of every endpoint of the manifest."),
+    ] = None,
+    pvc: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLAIM=FOLDER", help="Folder in place of a PersistentVolumeClaim. Repeatable."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Which job, when the file has several.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Namespace, where the manifest names none.")
+    ] = None,
+    workdir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to keep plans, logs and workspaces in. Default: a temporary one, removed at the end."
+        ),
+    ] = None,
+    status_file: Annotated[
+        Path | None, typer.Option(help="Also write the final resource, with its status, to this file as YAML.")
+    ] = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="For a job:// model: the finished job, as --status-file or kubectl wrote it.",
+        ),
+    ] = None,
+    cpu_in_place_of_gpus: Annotated[
+        bool, typer.Option("--cpu-in-place-of-gpus", help="Compute on the CPU what the manifest asks GPUs for.")
+    ] = False,
+) -> None:
+    """Take a job through its stages on this machine: validate, prepare, train, evaluate, publish, verify.
+
+    Credentials come from the environment (AWS_ACCESS_KEY_ID and so on, HF_TOKEN), since Secrets need a cluster.
+
+    Progress goes to standard error, the final resource as YAML to standard output. The exit code is 0 only when the job
+    is Complete.
+    """
+    from finetune_cli.files import one_job
+    from finetune_cli.local.command import places_of, run_locally
+
+    if not local:
+        raise UsageError("only --local runs are served; to run on a cluster use finetune submit FILE")
+    job = one_job(file, name, namespace)
+    places = places_of(job, store, pvc or [], upstream)
+    raise typer.Exit(run_locally(job, places, workdir, status_file, cpu_in_place_of_gpus))

@@ -1,0 +1,83 @@
+"""Reads the FineTuneJobs of a manifest file. I/O: files and standard input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from finetune_api.job import FineTuneJob
+from finetune_cli.errors import InvalidManifestError, UsageError
+from finetune_cli.manifests import load_documents, select_jobs
+from finetune_cli.output import note
+from finetune_cli.validation import read_job
+
+
+def job_documents(file: str) -> tuple[dict[str, Any], ...]:
+    """The FineTuneJobs of a file; what else is in it is left out with a note.
+
+    Raises:
+        UsageError: the file cannot be read, is no YAML, or holds no FineTuneJob.
+        InvalidManifestError: a FineTuneJob of another API version.
+    """
+    try:
+        found = select_jobs(load_documents(_read(file)))
+    except (UsageError, InvalidManifestError) as error:
+        error.args = (f"{file}: {error}",)
+        raise
+    for remark in found.notes:
+        note(f"{file}: {remark}")
+    return found.jobs
+
+
+def one_document(file: str, name: str | None, namespace: str | None) -> dict[str, Any]:
+    """The one job of a file that is meant, in the namespace that is meant.
+
+    Raises:
+        UsageError: none or several match, or the manifest names another namespace.
+    """
+    manifests = job_documents(file)
+    named = [manifest for manifest in manifests if name is None or name_in(manifest) == name]
+    if len(named) != 1:
+        names = ", ".join(name_in(manifest) for manifest in manifests)
+        raise UsageError(f"{file} has {len(named)} matching FineTuneJobs (it holds: {names}); choose one with --name")
+    return in_namespace(named[0], namespace)
+
+
+def in_namespace(manifest: dict[str, Any], namespace: str | None) -> dict[str, Any]:
+    """The manifest with the namespace that an option gives it.
+
+    Raises:
+        UsageError: the manifest names another one.
+    """
+    metadata = manifest.get("metadata")
+    if not namespace or not isinstance(metadata, dict):
+        return manifest
+    declared = metadata.get("namespace")
+    if declared and namespace != declared:
+        raise UsageError(f"--namespace {namespace}: the manifest says {declared}")
+    return manifest | {"metadata": metadata | {"namespace": namespace}}
+
+
+def one_job(file: str, name: str | None, namespace: str | None) -> FineTuneJob:
+    """The one valid job of a file that is meant.
+
+    Raises:
+        UsageError: as :func:`one_document`.
+        InvalidManifestError: it breaks the resource's rules.
+    """
+    return read_job(one_document(file, name, namespace), file)
+
+
+def name_in(manifest: dict[str, Any]) -> str:
+    """The name that a manifest gives its job; empty where it gives none."""
+    metadata = manifest.get("metadata")
+    return str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
+
+
+def _read(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"cannot be read: {reason}") from error

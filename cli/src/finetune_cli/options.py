@@ -1,0 +1,64 @@
+"""Options that several commands share, and what a shell offers for them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from finetune_cli.cluster.target import Target
+from finetune_cli.output import Output
+
+
+def _target(context: typer.Context) -> Target:
+    """The target as far as the command line that is being completed says it."""
+    said = context.params
+    return Target(said.get("kubeconfig"), said.get("context"), said.get("namespace"))
+
+
+def complete_job(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of jobs that begin like this; none when the cluster cannot be asked."""
+    # Imported here, as in every command: the client takes longer than all the rest, and only some need it.
+    from finetune_cli.cluster.calls import JOBS
+    from finetune_cli.cluster.kube import connect
+    from finetune_cli.errors import CliError
+
+    try:
+        kube = connect(_target(context))
+        jobs = kube.list(JOBS, kube.namespace)
+    except CliError:
+        return []
+    return [name for job in jobs if (name := job["metadata"]["name"]).startswith(incomplete)]
+
+
+def complete_context(context: typer.Context, incomplete: str) -> list[str]:
+    """Contexts of the kubeconfig that begin like this."""
+    from finetune_cli.cluster.kube import context_names
+
+    try:
+        names = context_names(_target(context))
+    except Exception:  # A shell that completes must not show an error, whatever is wrong with the file.
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", metavar="NAME", help="Namespace. Default: that of the context, else default."),
+]
+Context = Annotated[
+    str | None,
+    typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.", autocompletion=complete_context),
+]
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(
+        "--kubeconfig", metavar="FILE", help="Kubeconfig. Default: the files in KUBECONFIG, else ~/.kube/config."
+    ),
+]
+JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob.", autocompletion=complete_job)]
+OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="Form of the output.")]
+Selector = Annotated[
+    str, typer.Option("--selector", "-l", metavar="LABELS", help="Only jobs with these labels, such as team=a.")
+]
+Manifest = Annotated[str, typer.Argument(metavar="FILE", help="Manifest in YAML or JSON; - reads standard input.")]
