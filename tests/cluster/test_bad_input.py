@@ -68,7 +68,7 @@ CASES: dict[str, Case] = {
         lambda platform: {"dataset": {"train": [{"source": platform.uri("data/nowhere.jsonl")}]}},
         "UserError",
         "{folder}/data/nowhere.jsonl of spec.dataset.train[0].source does not exist: there is no such file, and no "
-        "*.jsonl file below it",
+        ".jsonl or .parquet file below it",
     ),
     "a model that is no model": Case(
         lambda platform: {"model": {"source": platform.uri("data")}},

@@ -40,8 +40,8 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "no destination": ({"output": {"destination": None}}, "spec.output.destination: Required value"),
     "no training files": ({"dataset": {"train": []}}, "spec.dataset.train in body should have at least 1 items"),
     "model of an unknown scheme": ({"model": {"source": "gs://bucket/x"}}, "spec.model.source in body should match"),
-    "data on the hub": (
-        {"dataset": {"train": [{"source": "hf://a/b"}]}},
+    "data of an unknown scheme": (
+        {"dataset": {"train": [{"source": "gs://a/b"}]}},
         "spec.dataset.train[0].source in body should match",
     ),
     "destination that is a claim": (

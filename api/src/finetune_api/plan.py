@@ -10,7 +10,7 @@ from pydantic import Field
 
 from finetune_api.base import Document, quantity_value
 from finetune_api.results import Prepared
-from finetune_api.spec import AddressingStyle, FineTuneJobSpec, S3Access
+from finetune_api.spec import AddressingStyle, FineTuneJobSpec, HubAccess, S3Access
 from finetune_api.upstream import Upstream
 
 PLAN_FILE = "plan.json"
@@ -94,6 +94,8 @@ class RunPlan(Document):
     claims: Annotated[dict[str, str], Field(default_factory=dict, description="Mount path of each claim.")]
     hub_token_variable: str | None = None
     hub_cache: Annotated[str | None, Field(default=None, description="Folder that is HF_HOME.")]
+    data_hub_token_variable: str | None = None
+    data_hub_cache: Annotated[str | None, Field(default=None, description="Folder that is HF_HOME, for the data.")]
     progress: ProgressEndpoint | None = None
     prepared: Prepared | None = None
     upstream: Upstream | None = None
@@ -107,6 +109,11 @@ def store_uses(spec: FineTuneJobSpec, upstream: Upstream | None = None) -> dict[
     uses |= {f"train-{index}": source.s3 or fallback for index, source in enumerate(spec.dataset.train)}
     uses |= {f"validation-{index}": source.s3 or fallback for index, source in enumerate(validation or ())}
     return uses | ({ADAPTER: upstream.s3} if upstream and upstream.is_adapter else {})
+
+
+def data_hub(spec: FineTuneJobSpec) -> HubAccess | None:
+    """How the hub of hf:// data is reached."""
+    return spec.dataset.hugging_face or spec.model.hugging_face
 
 
 def environment_prefix(use: str) -> str:
@@ -132,8 +139,8 @@ def claims_of(spec: FineTuneJobSpec) -> tuple[str, ...]:
     validation = spec.dataset.validation.sources if spec.dataset.validation else None
     sources = [spec.model.source, *(source.source for source in (*spec.dataset.train, *(validation or ())))]
     claims = {uri.removeprefix("pvc://").partition("/")[0] for uri in sources if uri.startswith("pvc://")}
-    if spec.model.hugging_face and spec.model.hugging_face.cache_claim:
-        claims.add(spec.model.hugging_face.cache_claim)
+    hubs = (spec.model.hugging_face, spec.dataset.hugging_face)
+    claims |= {hub.cache_claim for hub in hubs if hub and hub.cache_claim}
     return tuple(sorted(claims))
 
 

@@ -108,6 +108,7 @@ def with_prepared(
         data_uri=prepared.data_uri,
         train=prepared.train,
         validation=prepared.validation,
+        data=prepared.data,
     )
     stage = StageStatus(name=Stage.PREPARE, started=started, finished=now, message=_summary(prepared))
     return with_stage(status.model_copy(update={"run_id": prepared.run_id, "plan": plan}), stage)
@@ -133,5 +134,6 @@ def prepared_from(status: FineTuneJobStatus, number: int) -> Prepared | None:
         data_uri=plan.data_uri,
         train=plan.train,
         validation=plan.validation,
+        data=plan.data,
         steps=plan.total_steps,
     )

@@ -29,6 +29,27 @@ class SplitSummary(Document):
     ]
 
 
+class DataSummary(Document):
+    """What the data report says, in numbers. Rows are counted before weights."""
+
+    report: Annotated[str, Field(max_length=2048, description="The data report, a page with examples.")]
+    source_rows: Annotated[
+        tuple[Count, ...],
+        Field(
+            max_length=32,
+            description="Rows read of each source, of spec.dataset.train first and then held out.",
+            json_schema_extra={"x-kubernetes-list-type": "atomic"},
+        ),
+    ]
+    refused: Annotated[Count, Field(description="Rows that cannot be used and were left out.")]
+    duplicates: Annotated[Count, Field(description="Training rows that equal an earlier one.")]
+    near_duplicates: Annotated[
+        Count, Field(description="Other training rows that nearly equal an earlier one, estimated by MinHash.")
+    ]
+    validation_overlap: Annotated[Count, Field(description="Held-out rows that equal a training row.")]
+    without_loss: Annotated[Count, Field(description="Rows of which no token carries loss after truncation.")]
+
+
 class EvaluationResult(Document):
     """Held-out loss, in nats per token, of the base model and of the trained one on the same rows."""
 
@@ -58,6 +79,7 @@ class Prepared(Document):
     data_uri: Annotated[str, Field(alias="dataURI", max_length=2048, description="s3:// folder of the tokenized data.")]
     train: SplitSummary
     validation: SplitSummary | None = None
+    data: DataSummary | None = None
     steps: Annotated[int, Field(ge=1, description="Optimizer steps of the whole run.")]
     adopted: Annotated[
         Artifact | None, Field(default=None, description="The artifact, when this run is already published and intact.")

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from finetune_api.spec import FineTuneJobSpec, LoraOptions, Tuning
+from finetune_api.spec import DatasetSpec, FineTuneJobSpec, LoraOptions, Tuning, source_settings
 
 # Raise it when a change of the trainer changes the weights that the same definition gives.
 RECIPE_VERSION = 2
@@ -28,14 +28,27 @@ def training_definition(
     """The canonical definition of a run. Names, places, resources and scheduling are no part of it."""
     method = spec.method
     lora = (method.lora or LoraOptions()).to_wire() if method.tuning is Tuning.LORA else None
+    data: dict[str, Any] = {"train": train_digest, "validation": validation_digest}
+    data["tooLong"] = spec.dataset.too_long.value
     return {
         "recipe": RECIPE_VERSION,
         "model": {"digest": model_digest, "name": spec.model.name},
-        "data": {"train": train_digest, "validation": validation_digest, "tooLong": spec.dataset.too_long.value},
+        "data": data | data_settings(spec.dataset),
         "method": {"objective": method.objective.value, "tuning": method.tuning.value, "lora": lora},
         "hyperparameters": spec.hyperparameters.to_wire(),
         "evaluation": spec.evaluation.to_wire(),
     }
+
+
+def data_settings(dataset: DatasetSpec) -> dict[str, Any]:
+    """How rows are read, source by source, and rendered; empty for chat rows read once by the model's own template."""
+    held_out = (dataset.validation.sources if dataset.validation else None) or ()
+    settings = {
+        "sources": [source_settings(source) for source in dataset.train],
+        "validationSources": [source_settings(source) for source in held_out],
+        "chatTemplate": dataset.chat_template and sha256_digest(dataset.chat_template.encode()),
+    }
+    return {name: value for name, value in settings.items() if value and (isinstance(value, str) or any(value))}
 
 
 def run_id(definition: dict[str, Any]) -> str:

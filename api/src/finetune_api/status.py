@@ -11,7 +11,7 @@ from pydantic import Field
 from finetune_api.base import Document
 from finetune_api.outcomes import Failure, Stage
 from finetune_api.reports import Progress
-from finetune_api.results import Artifact, EvaluationResult, RunId, SplitSummary
+from finetune_api.results import Artifact, DataSummary, EvaluationResult, RunId, SplitSummary
 from finetune_api.upstream import Upstream
 
 
@@ -171,6 +171,7 @@ class PlanStatus(Document):
     ]
     train: Annotated[SplitSummary | None, Field(default=None, description="Counts of the training split.")]
     validation: Annotated[SplitSummary | None, Field(default=None, description="Counts of the held-out split.")]
+    data: Annotated[DataSummary | None, Field(default=None, description="What was found in the data.")]
 
 
 class FineTuneJobStatus(Document):

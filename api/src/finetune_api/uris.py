@@ -1,4 +1,4 @@
-"""Source URIs of the resource: hf://org/name, s3://bucket/key, pvc://claim/path and job://name."""
+"""Source URIs of the resource: hf://org/name, s3://bucket/key, pvc://claim/path, job://name; https:// for data."""
 
 from __future__ import annotations
 
@@ -54,7 +54,29 @@ class JobResult:
         return f"{JOB_SCHEME}{self.job}"
 
 
+@dataclass(frozen=True)
+class HubFiles:
+    """A file or folder of a dataset repository on a Hugging Face hub; ``path`` is empty for the whole of it."""
+
+    repository: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"hf://{self.repository}/{self.path}".rstrip("/")
+
+
+@dataclass(frozen=True)
+class WebFile:
+    """One file behind an https:// URL."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
 Location = S3Location | ClaimLocation | HubModel | JobResult
+DataLocation = S3Location | ClaimLocation | HubFiles | WebFile
 
 
 def parse_source(uri: str) -> Location:
@@ -85,6 +107,24 @@ def parse_source(uri: str) -> Location:
 def job_named(uri: str) -> str | None:
     """Name of the job whose result a source asks for, or None."""
     return uri.removeprefix(JOB_SCHEME) if uri.startswith(JOB_SCHEME) else None
+
+
+def parse_data_source(uri: str) -> DataLocation:
+    """Reads a source of data.
+
+    Raises:
+        InvalidSource: see :func:`parse_source`.
+    """
+    if uri.startswith("https://"):
+        return WebFile(uri)
+    location = parse_source(uri)
+    if isinstance(location, HubModel):
+        org, _, rest = location.repository.partition("/")
+        name, _, path = rest.partition("/")
+        return HubFiles(f"{org}/{name}", path)
+    if isinstance(location, JobResult):
+        raise InvalidSource(f"{uri!r} is no data: use s3://, pvc://, hf:// or https://")
+    return location
 
 
 def parse_destination(uri: str) -> S3Location:

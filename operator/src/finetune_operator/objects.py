@@ -17,6 +17,7 @@ from finetune_api.plan import (
     RunPlan,
     claims_of,
     cluster_stores,
+    data_hub,
     environment_prefix,
     store_uses,
     world_of,
@@ -34,6 +35,7 @@ PLAN_FOLDER = "/etc/finetune"
 TOKEN_FOLDER = "/var/run/finetune/token"
 CLAIM_FOLDER = "/mnt/pvc"
 HUB_TOKEN_VARIABLE = "HF_TOKEN"
+DATA_HUB_TOKEN_VARIABLE = "DATA_HF_TOKEN"
 CONTAINER = "trainer"
 
 # The numeric id of "nonroot" in common base images; Pod Security `restricted` wants a number other than 0.
@@ -96,7 +98,7 @@ def run_plan(
     """The document that the pods of one stage of a resolved job read."""
     adjustment = adjustment or adjustment_of(job.spec, None)
     name = stage_name(job.metadata.name, Stage.TRAIN, attempt)
-    hub = job.spec.model.hugging_face
+    hub, of_data = job.spec.model.hugging_face, data_hub(job.spec)
     return RunPlan(
         job=JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
         attempt=attempt if stage is Stage.TRAIN else 0,
@@ -107,6 +109,8 @@ def run_plan(
         claims={claim: f"{CLAIM_FOLDER}/{claim}" for claim in claims_of(job.spec)},
         hub_token_variable=HUB_TOKEN_VARIABLE if hub and hub.token_secret_ref else None,
         hub_cache=f"{CLAIM_FOLDER}/{hub.cache_claim}" if hub and hub.cache_claim else None,
+        data_hub_token_variable=DATA_HUB_TOKEN_VARIABLE if of_data and of_data.token_secret_ref else None,
+        data_hub_cache=f"{CLAIM_FOLDER}/{of_data.cache_claim}" if of_data and of_data.cache_claim else None,
         progress=ProgressEndpoint(
             url=platform.progress_url,
             certificate_authority=platform.certificate_authority,
@@ -156,10 +160,11 @@ def _credentials(spec: FineTuneJobSpec, upstream: Upstream | None) -> list[Objec
 def _environment(spec: FineTuneJobSpec) -> list[Object]:
     # The root file system is read-only: everything that wants a home gets the workspace.
     entries: list[Object] = [{"name": "HOME", "value": DEFAULT_WORKSPACE}, {"name": "TMPDIR", "value": "/tmp"}]
-    hub = spec.model.hugging_face
-    if hub and hub.token_secret_ref:
-        reference = {"name": hub.token_secret_ref.name, "key": hub.token_secret_ref.key}
-        entries.append({"name": HUB_TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": reference}})
+    hubs = {HUB_TOKEN_VARIABLE: spec.model.hugging_face, DATA_HUB_TOKEN_VARIABLE: data_hub(spec)}
+    for variable, hub in hubs.items():
+        if hub and hub.token_secret_ref:
+            reference = {"name": hub.token_secret_ref.name, "key": hub.token_secret_ref.key}
+            entries.append({"name": variable, "valueFrom": {"secretKeyRef": reference}})
     return entries
 
 

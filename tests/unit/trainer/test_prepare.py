@@ -38,6 +38,12 @@ def refused_by(place: Place, kind: type[TrainerError] = UserError, **fields: Any
     return refused.value
 
 
+def report_of(place: Place) -> str:
+    """Where the only data report in the output is."""
+    [key] = [key for key in place.keys("results") if key.endswith("/data-report.html")]
+    return f"s3://{place.bucket}/{key}"
+
+
 def test_rows_are_counted_and_tokenized(place: Place, tmp_path: Path) -> None:
     prepared = run(place, dataset=place.dataset(validation=TENTH))
     assert prepared.validation is not None
@@ -106,7 +112,7 @@ def test_nothing_but_the_data_is_left_in_the_output(place: Place) -> None:
     assert all("/_data/" in key for key in place.keys("results"))
 
 
-@pytest.mark.parametrize("name", ["train.safetensors", "summary.json"])
+@pytest.mark.parametrize("name", ["train-00000.safetensors", "summary.json"])
 def test_damaged_data_is_tokenized_again(folder_place: Place, tmp_path: Path, name: str) -> None:
     first = run(folder_place)
     folder = S3Location("bucket", first.data_uri.removeprefix("s3://bucket/"))
@@ -194,7 +200,7 @@ def test_data_that_does_not_exist(place: Place) -> None:
     dataset = {"train": [{"source": f"s3://{place.bucket}/nothing"}]}
     assert refused_by(place, dataset=dataset).message == (
         f"s3://{place.bucket}/nothing of spec.dataset.train[0].source does not exist: there is no such file, and no "
-        "*.jsonl file below it"
+        ".jsonl or .parquet file below it"
     )
 
 
@@ -226,7 +232,8 @@ def test_a_long_row_is_refused(folder_place: Place) -> None:
         "s3://bucket/data/train.jsonl:2: 2011 tokens, more than spec.hyperparameters.maxSequenceLength 256"
     )
     assert error.remedy == (
-        "raise hyperparameters.maxSequenceLength, shorten the rows or set spec.dataset.tooLong to Truncate"
+        "raise hyperparameters.maxSequenceLength, shorten the rows or set spec.dataset.tooLong to Truncate; the data "
+        f"report is {report_of(folder_place)}"
     )
 
 
@@ -235,7 +242,8 @@ def test_a_row_whose_answer_is_cut_off_is_kept_and_told(folder_place: Place, cap
     with caplog.at_level(logging.INFO):
         prepared = run(folder_place)
     assert (prepared.train.rows, prepared.train.truncated) == (2, 1)
-    assert "1 rows truncated, 1 without loss after that" in caplog.text
+    assert "1 rows truncated" in caplog.text
+    assert "0 rows refused, 1 without loss after truncation" in caplog.text
 
 
 def test_data_of_which_every_answer_is_cut_off(folder_place: Place) -> None:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from finetune_trainer.data.rows import Message
-from finetune_trainer.data.tokenizer import ChatTokenizer, loss_mask, named_tokens
+from finetune_trainer.data.chat import ChatTemplate
+from finetune_trainer.data.examples import Conversation, Message
+from finetune_trainer.data.tokenizer import TextTokenizer, loss_mask, named_tokens
 from finetune_trainer.errors import BadRow, UserError
 from support import chat_templates as templates
 from support.paper_model import SPECIAL_TOKENS
@@ -54,8 +55,16 @@ def with_template(folder: Path, smollm2: Path, template: str) -> Path:
     return folder
 
 
+class ChatTokenizer:
+    """The tokenizer of a folder with its chat template."""
+
+    def __init__(self, folder: Path) -> None:
+        self.text = TextTokenizer(folder)
+        self.template: ChatTemplate = self.text.chat_template()
+
+
 def tokens_of(tokenizer: ChatTokenizer, messages: list[Message]) -> tuple[list[int], bytearray]:
-    [row] = tokenizer.tokenize([tokenizer.template.render(messages)])
+    [row] = tokenizer.text.tokenize([tokenizer.template.render(Conversation(tuple(messages)))])
     return row.input_ids, row.loss_mask
 
 
@@ -145,14 +154,14 @@ def test_a_conversation_that_begins_with_the_assistant(smollm2: Path, reference:
 def test_a_row_that_the_template_refuses_says_why(smollm2: Path, tmp_path: Path) -> None:
     tokenizer = ChatTokenizer(with_template(tmp_path, smollm2, templates.LLAMA_2))
     with pytest.raises(BadRow) as refused:
-        tokenizer.template.render([*talk("a"), *talk("b", "c")])
+        tokenizer.template.render(Conversation((*talk("a"), *talk("b", "c"))))
     assert refused.value.message == "the chat template refuses it: Conversation roles must alternate"
 
 
 def test_a_template_that_hides_a_turn_is_refused(smollm2: Path, tmp_path: Path) -> None:
     tokenizer = ChatTokenizer(with_template(tmp_path, smollm2, templates.ONLY_THE_LAST_TURN))
     with pytest.raises(BadRow) as refused:
-        tokenizer.template.render(talk("a", "b", "c", "d"))
+        tokenizer.template.render(Conversation(tuple(talk("a", "b", "c", "d"))))
     assert refused.value.message == "the chat template does not show where the assistant's turn messages[1] is"
 
 
@@ -192,7 +201,7 @@ def test_unusable_templates(smollm2: Path, tmp_path: Path, template: str, messag
 
 def test_the_date_of_a_template_is_always_the_same(smollm2: Path, tmp_path: Path) -> None:
     tokenizer = ChatTokenizer(with_template(tmp_path, smollm2, templates.LLAMA_3))
-    assert "Today Date: 26 Jul 2024" in tokenizer.template.render(CONVERSATIONS["question"]).text
+    assert "Today Date: 26 Jul 2024" in tokenizer.template.render(Conversation(tuple(CONVERSATIONS["question"]))).text
 
 
 def test_a_model_without_a_template_is_refused(paper_model: Path, tmp_path: Path) -> None:
@@ -202,7 +211,8 @@ def test_a_model_without_a_template_is_refused(paper_model: Path, tmp_path: Path
         ChatTokenizer(tmp_path)
     assert refused.value.message == "the model of spec.model.source has no chat template"
     assert refused.value.remedy == (
-        "use an instruction-tuned model, or add chat_template.jinja beside its tokenizer.json"
+        "use an instruction-tuned model, set spec.dataset.chatTemplate, or add chat_template.jinja beside its "
+        "tokenizer.json"
     )
 
 

@@ -88,5 +88,6 @@ def resolve(plan: RunPlan, model: Model, data: PreparedData) -> Prepared:
         data_uri=str(data.folder),
         train=summary.train,
         validation=summary.validation,
+        data=data.report(),
         steps=total_steps(plan.spec, rows or 1),
     )

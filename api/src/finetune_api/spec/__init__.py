@@ -1,7 +1,16 @@
 """The FineTuneJob's spec. These models are the source of the CRD: docstrings and descriptions become its help."""
 
 from finetune_api.spec.access import AddressingStyle, HubAccess, S3Access, SecretKeyReference, SecretReference
-from finetune_api.spec.dataset import DataFormat, DatasetSpec, DataSource, TooLong, ValidationSpec
+from finetune_api.spec.dataset import (
+    ChecksSpec,
+    DataFormat,
+    DatasetSpec,
+    DataSource,
+    FieldMapping,
+    TooLong,
+    ValidationSpec,
+    source_settings,
+)
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.hyperparameters import HyperparametersSpec, Optimizer, Precision, Schedule
 from finetune_api.spec.job import MAX_NAME_LENGTH, FineTuneJobSpec, OutputSpec
@@ -12,11 +21,13 @@ from finetune_api.spec.resources import DeepSpeedSpec, ResourcesSpec
 __all__ = [
     "MAX_NAME_LENGTH",
     "AddressingStyle",
+    "ChecksSpec",
     "DataFormat",
     "DataSource",
     "DatasetSpec",
     "DeepSpeedSpec",
     "EvaluationSpec",
+    "FieldMapping",
     "FineTuneJobSpec",
     "HubAccess",
     "HyperparametersSpec",
@@ -35,4 +46,5 @@ __all__ = [
     "TooLong",
     "Tuning",
     "ValidationSpec",
+    "source_settings",
 ]

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from finetune_api.base import Document, validations
 from finetune_api.spec.access import S3Access
-from finetune_api.spec.dataset import DatasetSpec
+from finetune_api.spec.dataset import DataFormat, DatasetSpec
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.hyperparameters import HyperparametersSpec
-from finetune_api.spec.method import MethodSpec
+from finetune_api.spec.method import MethodSpec, Objective
 from finetune_api.spec.model import ModelSpec
 from finetune_api.spec.resources import DeepSpeedSpec, ResourcesSpec
 
@@ -41,6 +41,24 @@ class OutputSpec(Document):
     ]
 
 
+# The formats whose rows an objective learns from.
+FORMATS_OF_OBJECTIVE: dict[Objective, tuple[DataFormat, ...]] = {
+    Objective.SFT: (DataFormat.CHAT, DataFormat.INSTRUCTION, DataFormat.COMPLETION),
+}
+
+
+def _formats_rule(objective: Objective) -> tuple[str, str]:
+    names = [name.value for name in FORMATS_OF_OBJECTIVE[objective]]
+    fits = f"source.format in [{', '.join(map(repr, names))}]"
+    held_out = "!has(self.dataset.validation) || !has(self.dataset.validation.sources)"
+    return (
+        f"self.method.objective != '{objective.value}' || (self.dataset.train.all(source, {fits}) && "
+        f"({held_out} || self.dataset.validation.sources.all(source, {fits})))",
+        f"objective {objective.value} learns from rows of the format {' or '.join(names)}; set format of every source "
+        "of spec.dataset, or spec.method.objective",
+    )
+
+
 def _immutable(field: str) -> dict[str, object]:
     return validations(
         (
@@ -67,6 +85,7 @@ class FineTuneJobSpec(Document):
                 "spec.hyperparameters.globalBatchSize must be a multiple of spec.deepspeed.microBatchSize times the "
                 "number of processes (nodes times GPUs or processes per node)",
             ),
+            *map(_formats_rule, FORMATS_OF_OBJECTIVE),
             (
                 "self.hyperparameters.optimizer != 'adafactor' || self.deepspeed.zeroStage == 0",
                 "adafactor factors the second moment of whole weight matrices, which ZeRO cuts into flat pieces; set "

@@ -13,6 +13,7 @@ from finetune_api.plan import (
     RunPlan,
     StoreAccess,
     claims_of,
+    data_hub,
     store_uses,
     world_of,
 )
@@ -115,16 +116,15 @@ def secret_names(spec: FineTuneJobSpec) -> tuple[str, ...]:
     names = {
         access.credentials_secret_ref.name for access in store_uses(spec).values() if access.credentials_secret_ref
     }
-    hub = spec.model.hugging_face
-    if hub and hub.token_secret_ref:
-        names.add(hub.token_secret_ref.name)
+    hubs = (spec.model.hugging_face, spec.dataset.hugging_face)
+    names |= {hub.token_secret_ref.name for hub in hubs if hub and hub.token_secret_ref}
     return tuple(sorted(names))
 
 
 def prepare_plan(job: FineTuneJob, places: Places, master_port: int) -> RunPlan:
     """The plan of the prepare stage."""
     spec = resolved_spec(job.spec, places.upstream)
-    hub = spec.model.hugging_face
+    hub, of_data = spec.model.hugging_face, data_hub(job.spec)
     return RunPlan(
         job=JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
         attempt=0,
@@ -135,6 +135,8 @@ def prepare_plan(job: FineTuneJob, places: Places, master_port: int) -> RunPlan:
         hub_token_variable=HUB_TOKEN_VARIABLE if places.hub_token else None,
         hub_cache=str(places.claims[hub.cache_claim]) if hub and hub.cache_claim else None,
         upstream=places.upstream,
+        data_hub_token_variable=HUB_TOKEN_VARIABLE if places.hub_token else None,
+        data_hub_cache=str(places.claims[of_data.cache_claim]) if of_data and of_data.cache_claim else None,
     )
 
 

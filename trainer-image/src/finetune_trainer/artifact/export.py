@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.artifact.manifest import Kind
+from finetune_trainer.data.tokenizer import TEMPLATE, TOKENIZER_CONFIG
 from finetune_trainer.models.adapter import save_adapter
 from finetune_trainer.models.load import DTYPES
 from finetune_trainer.models.modelfiles import TOKENIZER_FILES
@@ -45,6 +47,8 @@ def export(engine: Engine, model: torch.nn.Module, spec: FineTuneJobSpec, base: 
         assert isinstance(model, PreTrainedModel)
         _save_model(model, weights, DTYPES[spec.hyperparameters.precision], into)
     copy_tokenizer(base, into)
+    if spec.dataset.chat_template:
+        write_template(spec.dataset.chat_template, into)
     for path in into.iterdir():
         # safetensors makes its files readable by their owner only.
         path.chmod(0o644)
@@ -54,6 +58,15 @@ def _save_model(model: PreTrainedModel, weights: dict[str, torch.Tensor], dtype:
     model.config.dtype = dtype
     state = {name: value.to(dtype) for name, value in weights.items()}
     model.save_pretrained(into, state_dict=state, max_shard_size=_MAX_SHARD)
+
+
+def write_template(template: str, into: Path) -> None:
+    """Puts the chat template that the rows were rendered with in place of the base model's."""
+    (into / TEMPLATE).write_text(template, encoding="utf-8")
+    config = into / TOKENIZER_CONFIG
+    settings = json.loads(config.read_bytes()) if config.is_file() else {}
+    if settings.pop("chat_template", None) is not None:
+        config.write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 def copy_tokenizer(base: Path, into: Path) -> None:

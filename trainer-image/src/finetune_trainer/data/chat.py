@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import jinja2
@@ -21,7 +22,8 @@ from jinja2.parser import Parser
 from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from finetune_trainer.data.rows import Message
+from finetune_trainer.data.examples import Conversation, Message
+from finetune_trainer.data.messages import tool_name
 from finetune_trainer.errors import BadRow, UserError
 
 # Of the private use area at both ends, so that hardly any content begins or ends alike.
@@ -31,17 +33,29 @@ _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _DATE = datetime(2024, 7, 26)
 _FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
+MODEL_FIELD = "spec.model.source"
+
 Span = tuple[int, int]
 _QUESTION: tuple[Message, ...] = ({"role": "user", "content": "a question"},)
 _ANSWER: Message = {"role": "assistant", "content": _SENTINEL}
+_PROBE = "probe_of_tools"
+_PROBE_TOOL: Message = {
+    "type": "function",
+    "function": {"name": _PROBE, "description": "a probe", "parameters": {"type": "object", "properties": {}}},
+}
+_PROBE_CALL: Message = {"id": "probe0000", "type": "function", "function": {"name": _PROBE, "arguments": {}}}
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text, and the ranges of characters in it that carry loss."""
+    """A row as text, and the ranges of characters in it that carry loss.
+
+    ``plain`` text came through no template: the tokenizer's own special tokens belong around it.
+    """
 
     text: str
     spans: tuple[Span, ...]
+    plain: bool = False
 
 
 class _GenerationBlocks(Extension):
@@ -114,10 +128,10 @@ def _environment() -> jinja2.Environment:
 
 
 class ChatTemplate:
-    """A model's chat template.
+    """A chat template.
 
-    ``variables`` are the texts of its named special tokens, such as ``eos_token``; ``special_tokens`` are all special
-    tokens, and ``stop_tokens`` those at which generation stops.
+    ``variables`` are the texts of the model's named special tokens, such as ``eos_token``; ``special_tokens`` are all
+    special tokens, ``stop_tokens`` those at which generation stops, and ``field`` is where the spec has the template.
 
     Raises:
         UserError: the template cannot be used for training; the message says why.
@@ -129,13 +143,15 @@ class ChatTemplate:
         variables: Mapping[str, str],
         special_tokens: Collection[str],
         stop_tokens: Collection[str],
+        field: str = MODEL_FIELD,
     ) -> None:
+        self._field = field
         environment = _environment()
         self._blocks: _GenerationBlocks = environment.generation_blocks  # type: ignore[attr-defined]
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
-            raise _unusable(f"is not valid: {error}", "correct it") from error
+            raise self._unusable(f"is not valid: {error}", "correct it") from error
         self._marked = bool(_MARK.search(source))
         self._variables = dict(variables)
         self._special = frozenset({*special_tokens, *stop_tokens})
@@ -144,40 +160,81 @@ class ChatTemplate:
         self._lead = ""
         self._lead = self._usual_lead()
 
-    def render(self, messages: Sequence[Message]) -> Rendered:
+    def render(self, conversation: Conversation) -> Rendered:
         """A conversation as text with the ranges that carry loss.
 
         Raises:
-            BadRow: the template refuses the conversation, or does not show where an assistant turn is.
+            BadRow: the template refuses the conversation, leaves tools out of it, or does not show where an assistant
+                turn is.
         """
-        text, blocks = self._render(messages)
-        if not self._marked:
-            turns = (index for index, message in enumerate(messages) if message["role"] == "assistant")
-            blocks = tuple(self._turn(messages, index, text) for index in turns)
-        spans = tuple(self._with_end(text, start, end) for start, end in blocks if end > start)
+        messages, tools = conversation.messages, conversation.tools
+        self._check_tools(conversation)
+        text, blocks = self._render(messages, tools)
+        found = (
+            self._marked_answers(conversation, text, blocks)
+            if self._marked
+            else tuple(
+                self._turn(messages, index, text, tools)
+                for index in range(conversation.prompt, len(messages))
+                if messages[index]["role"] == "assistant"
+            )
+        )
+        spans = tuple(self._with_end(text, start, end) for start, end in found if end > start)
         if not spans:
             raise BadRow("the chat template marks nothing of this row as written by the assistant")
         return Rendered(text, spans)
 
-    def _render(self, messages: Sequence[Message], prompt: bool = False) -> tuple[str, tuple[Span, ...]]:
-        context = {"messages": list(messages), "tools": None, "documents": None, "add_generation_prompt": prompt}
+    def _marked_answers(self, conversation: Conversation, text: str, blocks: tuple[Span, ...]) -> tuple[Span, ...]:
+        """The blocks of the turns after the prompt."""
+        if not any(message["role"] == "assistant" for message in conversation.messages[: conversation.prompt]):
+            return blocks
+        answers = [message["role"] == "assistant" for message in conversation.messages]
+        if len(blocks) != sum(answers):
+            raise BadRow("the chat template does not mark each assistant turn once, so the answer's is not known")
+        return blocks[sum(answers[: conversation.prompt]) :]
+
+    def _check_tools(self, conversation: Conversation) -> None:
+        if conversation.tools and not self._shows_tools:
+            name = tool_name(conversation.tools[0])
+            raise BadRow(f"the chat template of {self._field} leaves out tools, such as {name!r}")
+        if not self._shows_calls and any(message.get("tool_calls") for message in conversation.messages):
+            raise BadRow(f"the chat template of {self._field} leaves out tool calls")
+
+    @cached_property
+    def _shows_tools(self) -> bool:
+        return self._shows(_QUESTION, (_PROBE_TOOL,))
+
+    @cached_property
+    def _shows_calls(self) -> bool:
+        call: Message = {"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL]}
+        return self._shows((*_QUESTION, call), ())
+
+    def _shows(self, messages: Sequence[Message], tools: Sequence[Message]) -> bool:
         try:
-            return self._blocks.render(self._template.generate(**self._variables, **context))
+            return _PROBE in self._render(messages, tools)[0]
+        except BadRow:
+            return False
+
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[Message] = (), prompt: bool = False
+    ) -> tuple[str, tuple[Span, ...]]:
+        context = {"messages": list(messages), "documents": None, "add_generation_prompt": prompt}
+        try:
+            return self._blocks.render(self._template.generate(**self._variables, **context, tools=list(tools) or None))
         except _FAULTS as error:
             raise BadRow(f"the chat template refuses it: {error}") from error
 
-    def _turn(self, messages: Sequence[Message], index: int, text: str) -> Span:
-        """Range of one assistant turn's text, found by what changes when its content is another."""
-        other: Message = {**messages[index], "content": _SENTINEL}
-        changed, _ = self._render([*messages[:index], other, *messages[index + 1 :]])
+    def _turn(self, messages: Sequence[Message], index: int, text: str, tools: Sequence[Message]) -> Span:
+        """Range of one assistant turn's text, found by what changes when it says something else and calls nothing."""
+        changed, _ = self._render([*messages[:index], _ANSWER, *messages[index + 1 :]], tools)
         if changed.count(_SENTINEL) != 1:
             raise BadRow(f"the chat template does not show where the assistant's turn messages[{index}] is")
         start, end = _difference(text, changed)
-        return self._take_over(messages[:index], text, start), end
+        return self._take_over(messages[:index], text, start, tools), end
 
-    def _take_over(self, before: Sequence[Message], text: str, content: int) -> int:
+    def _take_over(self, before: Sequence[Message], text: str, content: int, tools: Sequence[Message] = ()) -> int:
         """Where the model begins to write, in characters, given where the content of its turn begins."""
-        prompt = self._prompt_length(before, text[:content])
+        prompt = self._prompt_length(before, text[:content], tools)
         if prompt is None:
             # A conversation that changes as it goes on; what leads to the content is then the same as in a short one.
             return content - len(self._lead) if text[:content].endswith(self._lead) else content
@@ -185,12 +242,12 @@ class ChatTemplate:
         is_headed = not self._prompts and any(token in text[prompt:content] for token in self._special)
         return content if is_headed else prompt
 
-    def _prompt_length(self, before: Sequence[Message], text: str) -> int | None:
+    def _prompt_length(self, before: Sequence[Message], text: str, tools: Sequence[Message]) -> int | None:
         """Characters of the generation prompt, or None when the text does not begin with it."""
         if not before:
             return None
         try:
-            prompt, _ = self._render(before, prompt=True)
+            prompt, _ = self._render(before, tools, prompt=True)
         except BadRow:
             # Some templates refuse conversations that end in certain roles.
             return None
@@ -209,11 +266,11 @@ class ChatTemplate:
         try:
             text, _ = self._render([*_QUESTION, _ANSWER])
         except BadRow as error:
-            raise _unusable(f"cannot render a question with its answer: {error.message}", "correct it") from error
+            raise self._unusable(f"cannot render a question with its answer: {error.message}", "correct it") from error
         tail = text.partition(_SENTINEL)[2].lstrip()
         ends = {token for token in self._special if tail.startswith(token)}
         if not ends:
-            raise _unusable(
+            raise self._unusable(
                 "does not end the assistant's turn with a special token, so that the model would never learn to stop",
                 "write {{ eos_token }} after the assistant's content",
             )
@@ -224,6 +281,10 @@ class ChatTemplate:
         text, _ = self._render([*_QUESTION, _ANSWER])
         content = text.index(_SENTINEL)
         return text[self._take_over(_QUESTION, text, content) : content]
+
+    def _unusable(self, why: str, remedy: str) -> UserError:
+        place = "in the model's chat template" if self._field == MODEL_FIELD else f"in {self._field}"
+        return UserError(f"the chat template of {self._field} {why}", f"{place}: {remedy}")
 
 
 def _difference(text: str, changed: str) -> Span:
@@ -240,7 +301,3 @@ def _common(one: str, other: str) -> int:
     """Length of the common prefix."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _unusable(why: str, remedy: str) -> UserError:
-    return UserError(f"the chat template of spec.model.source {why}", f"in the model's chat template: {remedy}")

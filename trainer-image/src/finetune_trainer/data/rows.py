@@ -1,141 +1,125 @@
-"""Rows of chat data: one JSON object per line, checked one by one. Pure."""
+"""Lines of JSON as rows, and what is told of those that cannot be used. Pure."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
-from finetune_api.runid import canonical_json
-from finetune_trainer.errors import BadRow, DataError
+from finetune_trainer.errors import BadRow
 
-ROLES = ("system", "user", "assistant", "tool")
-_SHOWN_PROBLEMS = 10
-# Leaves room for the sentence around it in a failure's 2,048 characters.
-_SHOWN_CHARACTERS = 1800
-# Leaving these out would change what the row says, and they are not rendered yet.
-_UNSUPPORTED = ("tools", "functions", "tool_calls", "function_call")
+# Longer lines are no rows: mostly a file without line ends, which would not fit into memory.
+MAX_LINE_BYTES = 16 << 20
+_REPORTED_PROBLEMS = 100
+_REPORTED_CHARACTERS = 50_000
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-Message = dict[str, str]
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines of a file that comes in pieces, without their ends; memory grows with the longest line only."""
+    """Lines of a file that comes in pieces, without their ends.
+
+    Memory grows with the longest line only; of a line longer than MAX_LINE_BYTES just more than that is kept.
+    """
     pending: list[bytes] = []
+    kept = 0
     for chunk in chunks:
         first, *rest = chunk.split(b"\n")
-        pending.append(first)
-        for following in rest:
-            yield b"".join(pending)
-            pending = [following]
+        for index, piece in enumerate((first, *rest)):
+            if index:
+                yield b"".join(pending)
+                pending, kept = [], 0
+            piece = piece[: MAX_LINE_BYTES + 1 - kept]
+            pending.append(piece)
+            kept += len(piece)
     last = b"".join(pending)
     if last:
         yield last
 
 
-def parse_row(line: bytes) -> list[Message]:
-    """The messages of one row, each with ``role`` and ``content`` only.
+def json_object(line: bytes) -> dict[str, Any]:
+    """The JSON object on a line.
 
     Raises:
-        BadRow: the reason in words.
+        BadRow: there is none; the reason in words.
     """
-    row = _json_object(line)
-    messages = row.get("messages")
-    if "messages" not in row:
-        raise BadRow(f'no "messages" (found {", ".join(map(repr, sorted(row)[:5])) or "nothing"})')
-    _refuse_unsupported(row, "the row")
-    if not isinstance(messages, list) or not messages:
-        raise BadRow('"messages" is not a list' if not isinstance(messages, list) else '"messages" is empty')
-    found = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
-    turns = [message for message in found if message["role"] == "assistant"]
-    if not turns:
-        raise BadRow("no assistant turn")
-    if not any(message["content"].strip() for message in turns):
-        raise BadRow("no assistant turn with text")
-    return found
-
-
-def _json_object(line: bytes) -> dict[str, Any]:
+    if len(line) > MAX_LINE_BYTES:
+        raise BadRow(f"longer than {MAX_LINE_BYTES >> 20} MiB")
     try:
-        row = json.loads(line.removeprefix(_BYTE_ORDER_MARK).decode())
+        text = line.removeprefix(_BYTE_ORDER_MARK).decode()
     except UnicodeDecodeError as error:
+        if line.startswith(_UTF_16):
+            raise BadRow("not UTF-8, but UTF-16") from error
         raise BadRow(f"not UTF-8: {error.reason} at byte {error.start + 1}") from error
-    except json.JSONDecodeError as error:
-        raise BadRow(f"not valid JSON: {error.msg} at column {error.colno}") from error
-    except RecursionError as error:
-        raise BadRow("not valid JSON: nested too deeply") from error
+    row = _json(text)
+    if isinstance(row, list):
+        raise BadRow("not a JSON object, but a list: write one object per line")
     if not isinstance(row, dict):
         raise BadRow("not a JSON object")
     return row
 
 
-def _message(message: object, where: str) -> Message:
-    if not isinstance(message, dict):
-        raise BadRow(f"{where} is not an object")
-    for key in ("role", "content"):
-        if key not in message:
-            raise BadRow(f'{where} has no "{key}"')
-    _refuse_unsupported(message, where)
-    role, content = message["role"], message["content"]
-    if role not in ROLES:
-        raise BadRow(f"{where} has the role {json.dumps(role)[:40]}; roles are {', '.join(ROLES)}")
-    if not isinstance(content, str):
-        raise BadRow(f"the content of {where} is not a string")
-    if any("\ud800" <= character <= "\udfff" for character in content):
-        raise BadRow(f"the content of {where} has half of a surrogate pair")
-    return {"role": role, "content": content}
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise BadRow(f"not valid JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise BadRow("not valid JSON: nested too deeply") from error
+    except ValueError as error:
+        # Python reads integers of up to 4,300 digits.
+        raise BadRow("not valid JSON: a number of too many digits") from error
 
 
-def _refuse_unsupported(fields: dict[str, Any], where: str) -> None:
-    for key in _UNSUPPORTED:
-        if fields.get(key):
-            raise BadRow(f'{where} has "{key}", which is not supported')
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRow(f"the key {json.dumps(twice)[:80]} is there twice in one object")
+    return found
 
 
-def row_key(messages: list[Message]) -> int:
-    """64 bits of the SHA-256 of a row's content: equal rows have equal keys, wherever they stand."""
-    return int.from_bytes(hashlib.sha256(canonical_json(messages)).digest()[:8], "big")
+def _refuse_constant(name: str) -> NoReturn:
+    raise BadRow(f"not valid JSON: {name}")
+
+
+@dataclass(frozen=True)
+class RefusedRow:
+    """A row that cannot be used: its number over all files, file and line, and the reason."""
+
+    row: int
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
 
 
 class Problems:
-    """Rows that cannot be used: the first reasons, and how many there are."""
+    """Rows that cannot be used: the first of them, and how many there are."""
 
     def __init__(self) -> None:
         self.total = 0
         self.too_long = 0
-        self._shown: list[tuple[int, str]] = []
+        self._noted: list[RefusedRow] = []
+        self._characters = 0
+
+    @property
+    def noted(self) -> list[RefusedRow]:
+        """The first rows, in order."""
+        return sorted(self._noted, key=lambda refused: refused.row)
 
     def add(self, row: int, place: str, reason: str) -> None:
         """Notes one row, by its number over all files; ``place`` is file and line."""
         self.total += 1
-        line = f"{place}: {reason}"
-        room = _SHOWN_CHARACTERS - sum(len(text) for _, text in self._shown)
-        if len(self._shown) < _SHOWN_PROBLEMS and len(line) < room:
-            self._shown.append((row, line))
+        refused = RefusedRow(row, place, reason)
+        if len(self._noted) < _REPORTED_PROBLEMS and self._characters + len(str(refused)) < _REPORTED_CHARACTERS:
+            self._noted.append(refused)
+            self._characters += len(str(refused))
 
     def add_too_long(self, row: int, place: str, tokens: int, limit: int) -> None:
         """Notes one row that is too long where such rows are refused."""
         self.too_long += 1
         self.add(row, place, f"{tokens} tokens, more than spec.hyperparameters.maxSequenceLength {limit}")
-
-    def raise_if_any(self, rows: int) -> None:
-        """Ends the work when any of ``rows`` rows cannot be used.
-
-        Raises:
-            DataError: with file, line and reason of the first rows.
-        """
-        if not self.total:
-            return
-        rest = self.total - len(self._shown)
-        more = [f"and {rest} more"] if rest else []
-        shown = [text for _, text in sorted(self._shown)]
-        noun = "row" if rows == 1 else "rows"
-        raise DataError("\n".join([f"{self.total} of {rows} {noun} cannot be used:", *shown, *more]), self._remedy())
-
-    def _remedy(self) -> str:
-        if self.too_long == self.total:
-            return "raise hyperparameters.maxSequenceLength, shorten the rows or set spec.dataset.tooLong to Truncate"
-        example = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
-        return f"correct or remove these lines; each must be like {example}"

@@ -1,7 +1,7 @@
-"""Files of tokenized data: one safetensors file per split, and a summary that makes them count. Free of numpy.
+"""Files of tokenized data: shards of each split in safetensors form, and a summary that makes them count. No numpy.
 
-Tensors: ``input_ids`` int32 [tokens], ``loss_mask`` uint8 [tokens] (1 where the token carries loss), ``offsets`` int64
-[rows + 1]; row i is the slice ``offsets[i]:offsets[i + 1]``.
+Tensors of a shard: ``input_ids`` int32 [tokens], ``loss_mask`` uint8 [tokens] (1 where the token carries loss),
+``offsets`` int64 [rows + 1]; row i is the slice ``offsets[i]:offsets[i + 1]``.
 
 Preference data has two sequences per row, chosen and rejected, one after the other: ``offsets`` has 2 * rows + 1
 elements, and ``paired`` uint8 [1] says so. Unpaired preference data has ``desirable`` uint8 [rows].
@@ -14,11 +14,20 @@ from pathlib import Path
 
 from finetune_api.base import Document
 from finetune_api.results import Digest, SplitSummary
+from finetune_trainer.data.facts import DataFacts
 from finetune_trainer.models.safetensors_header import write_vectors
 
-TRAIN_FILE = "train.safetensors"
-VALIDATION_FILE = "validation.safetensors"
+TRAIN, VALIDATION = "train", "validation"
 SUMMARY_FILE = "summary.json"
+REPORT_FILE = "data-report.html"
+
+
+def shard_name(split: str, number: int) -> str:
+    """File name of a shard; shards of a split are in the order of their numbers."""
+    return f"{split}-{number:05}.safetensors"
+
+
+TRAIN_FILE, VALIDATION_FILE = shard_name(TRAIN, 0), shard_name(VALIDATION, 0)
 
 
 class SplitsSummary(Document):
@@ -27,6 +36,11 @@ class SplitsSummary(Document):
     train: SplitSummary
     validation: SplitSummary | None = None
     files: Mapping[str, Digest]
+    facts: DataFacts | None = None
+
+    def shards(self, split: str) -> list[str]:
+        """Names of a split's shards, in order."""
+        return sorted(name for name in self.files if name.startswith(f"{split}-"))
 
 
 def write_split_file(
@@ -38,7 +52,7 @@ def write_split_file(
     paired: bool = False,
     desirable: memoryview | None = None,
 ) -> None:
-    """Writes one split from buffers of int32, uint8, int64 and uint8; the same split gives the same bytes."""
+    """Writes one shard from buffers of int32, uint8, int64 and uint8; the same rows give the same bytes."""
     vectors: dict[str, tuple[str, bytes | memoryview]] = {
         "offsets": ("I64", offsets.cast("B")),
         "input_ids": ("I32", input_ids.cast("B")),

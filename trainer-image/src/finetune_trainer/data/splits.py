@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,16 @@ from numpy.typing import NDArray
 
 from finetune_api.plan import OUTPUT, RunPlan
 from finetune_api.uris import S3Location, parse_destination
-from finetune_trainer.data.splitfiles import SUMMARY_FILE, TRAIN_FILE, VALIDATION_FILE, SplitsSummary, write_split_file
+from finetune_trainer.data.splitfiles import (
+    REPORT_FILE,
+    SUMMARY_FILE,
+    TRAIN,
+    TRAIN_FILE,
+    VALIDATION,
+    VALIDATION_FILE,
+    SplitsSummary,
+    write_split_file,
+)
 from finetune_trainer.errors import StorageError
 from finetune_trainer.models.tensors import TensorFile
 from finetune_trainer.storage.s3 import store_of
@@ -26,6 +37,7 @@ __all__ = [
     "SplitsSummary",
     "TokenizedSplit",
     "fetch_splits",
+    "open_splits",
     "write_split",
 ]
 
@@ -62,21 +74,21 @@ class TokenizedSplit:
         NotSafetensors: the file is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        file = TensorFile(path)
-        self._input_ids = file.bits("input_ids").view(np.int32)
-        self._loss_mask = file.bits("loss_mask")
-        self._offsets = file.bits("offsets").view(np.int64)
-        self._sequences = 2 if "paired" in file.tensors else 1
-        self._desirable = file.bits("desirable") if "desirable" in file.tensors else None
+    def __init__(self, *paths: Path) -> None:
+        self._shards = [_Shard(path) for path in paths]
+        counts = accumulate(len(shard.offsets) - 1 for shard in self._shards)
+        # Number of the first sequence of each shard, and of one more that is not there.
+        self._firsts = [0, *counts]
+        self._sequences = 2 if any(shard.paired for shard in self._shards) else 1
 
     def __len__(self) -> int:
-        return (len(self._offsets) - 1) // self._sequences
+        return self._firsts[-1] // self._sequences
 
     def label(self, index: int) -> bool:
         """Whether the completion of a row of unpaired preference data is desirable."""
-        assert self._desirable is not None, "rows of another kind"
-        return bool(self._desirable[index])
+        shard, place = self._find(index)
+        assert shard.desirable is not None, "rows of another kind"
+        return bool(shard.desirable[place])
 
     def pair(self, index: int) -> tuple[TokenSequence, TokenSequence]:
         """Chosen and rejected sequence of a row of preference data."""
@@ -84,14 +96,31 @@ class TokenizedSplit:
         return self.row(2 * index), self.row(2 * index + 1)
 
     def row(self, index: int) -> TokenSequence:
-        """Token ids and loss mask of one row, each [tokens of the row]."""
-        begin, end = self._offsets[index], self._offsets[index + 1]
-        return self._input_ids[begin:end], self._loss_mask[begin:end].view(np.uint8)
+        """Token ids and loss mask of one row, each [tokens of the row]; of preference data, of one sequence."""
+        shard, place = self._find(index)
+        begin, end = shard.offsets[place], shard.offsets[place + 1]
+        return shard.input_ids[begin:end], shard.loss_mask[begin:end].view(np.uint8)
+
+    def _find(self, index: int) -> tuple[_Shard, int]:
+        number = bisect_right(self._firsts, index) - 1
+        return self._shards[number], index - self._firsts[number]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each sequence, [sequences]."""
-        return np.diff(self._offsets)
+        return np.concatenate([np.diff(shard.offsets) for shard in self._shards])
+
+
+class _Shard:
+    """The arrays of one file, by memory map."""
+
+    def __init__(self, path: Path) -> None:
+        file = TensorFile(path)
+        self.input_ids = file.bits("input_ids").view(np.int32)
+        self.loss_mask = file.bits("loss_mask")
+        self.offsets = file.bits("offsets").view(np.int64)
+        self.paired = "paired" in file.tensors
+        self.desirable = file.bits("desirable") if "desirable" in file.tensors else None
 
 
 @dataclass(frozen=True)
@@ -116,8 +145,19 @@ def fetch_splits(plan: RunPlan, environment: Mapping[str, str], into: Path) -> S
     for name, digest in summary.files.items():
         store.download(folder.child(name), into / name)
         _check(into / name, digest, folder.child(name))
-    validation = TokenizedSplit(into / VALIDATION_FILE) if summary.validation else None
-    return Splits(TokenizedSplit(into / TRAIN_FILE), validation)
+    if summary.facts:
+        store.download(folder.child(REPORT_FILE), into / REPORT_FILE)
+    (into / SUMMARY_FILE).write_text(summary.to_json())
+    return open_splits(into)
+
+
+def open_splits(folder: Path) -> Splits:
+    """The splits in a folder that :func:`fetch_splits` has filled."""
+    summary = SplitsSummary.model_validate_json((folder / SUMMARY_FILE).read_bytes())
+    train, validation = (
+        TokenizedSplit(*(folder / name for name in summary.shards(split))) for split in (TRAIN, VALIDATION)
+    )
+    return Splits(train, validation if summary.validation else None)
 
 
 def _check(path: Path, digest: str, location: S3Location) -> None:

@@ -1,23 +1,25 @@
-"""A model's tokenizer and chat template, without the transformers library: tokens and loss mask of conversations."""
+"""A model's tokenizer and chat template, without the transformers library: tokens and loss mask of rows."""
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
-from finetune_trainer.data.chat import ChatTemplate, Rendered, Span
+from finetune_trainer.data.chat import MODEL_FIELD, ChatTemplate, Rendered, Span
 from finetune_trainer.errors import UserError
 from finetune_trainer.models.modelfiles import TOKENIZER
 
 TEMPLATE = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+TEMPLATE_FIELD = "spec.dataset.chatTemplate"
 GENERATION_CONFIG = "generation_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 # Files that decide which tokens a conversation becomes, and which of them carry loss.
@@ -27,22 +29,22 @@ _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token"
 
 @dataclass(frozen=True)
 class TokenizedRow:
-    """Token ids and loss mask of one conversation, each [tokens]."""
+    """Token ids and loss mask of one sequence, each [tokens]."""
 
     input_ids: list[int]
     loss_mask: bytearray
 
 
-class ChatTokenizer:
-    """Turns conversations into tokens as ``apply_chat_template`` of transformers does.
+class TextTokenizer:
+    """Turns text into tokens as transformers does, and says which of them carry loss.
 
     Raises:
-        UserError: there is no usable tokenizer or chat template in the folder.
+        UserError: there is no usable tokenizer in the folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        config = _json_file(folder / TOKENIZER_CONFIG)
-        source = template_source(folder, config)
+        self._folder = folder
+        self._config = _json_file(folder / TOKENIZER_CONFIG)
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         # The library raises bare exceptions with the parser's words.
@@ -53,26 +55,84 @@ class ChatTokenizer:
             ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        named = named_tokens(_json_file(folder / SPECIAL_TOKENS) | config)
+        self._named = named_tokens(_json_file(folder / SPECIAL_TOKENS) | self._config)
+
+    def chat_template(self, given: str | None = None) -> ChatTemplate:
+        """The template that renders conversations: one that is given, else the model's own.
+
+        Raises:
+            UserError: there is none, or it cannot be used for training.
+        """
         added = self._tokenizer.get_added_tokens_decoder().values()
-        self.template = ChatTemplate(
-            source,
-            named,
-            {token.content for token in added if token.special} | set(named.values()),
-            self._stop_tokens(named, _json_file(folder / GENERATION_CONFIG)),
+        return ChatTemplate(
+            given or template_source(self._folder, self._config),
+            self._named,
+            {token.content for token in added if token.special} | set(self._named.values()),
+            self._stop_tokens(_json_file(self._folder / GENERATION_CONFIG)),
+            TEMPLATE_FIELD if given else MODEL_FIELD,
         )
 
-    def _stop_tokens(self, named: dict[str, str], generation: dict[str, Any]) -> set[str]:
+    def _stop_tokens(self, generation: dict[str, Any]) -> set[str]:
         found = generation.get("eos_token_id")
         ids = found if isinstance(found, list) else [found]
         tokens = (self._tokenizer.id_to_token(one) for one in ids if isinstance(one, int))
-        return {token for token in (*tokens, named.get("eos_token")) if token}
+        return {token for token in (*tokens, self._named.get("eos_token")) if token}
 
-    def tokenize(self, rows: Sequence[Rendered]) -> Iterator[TokenizedRow]:
-        """Tokens of rendered conversations, computed on all cores."""
-        encodings: list[Encoding] = self._tokenizer.encode_batch([row.text for row in rows], add_special_tokens=False)
-        for row, encoding in zip(rows, encodings, strict=True):
-            yield TokenizedRow(encoding.ids, loss_mask(encoding.offsets, row.spans))
+    @cached_property
+    def end_of_text(self) -> int:
+        """The token that ends plain text.
+
+        Raises:
+            UserError: the tokenizer names none.
+        """
+        name = self._named.get("eos_token")
+        found = self._tokenizer.token_to_id(name) if name else None
+        if found is None:
+            raise UserError(
+                "the tokenizer of spec.model.source has no eos_token, so that text would never end",
+                f"name one in its {TOKENIZER_CONFIG}, or use a format that the chat template renders",
+            )
+        return found
+
+    def tokenize(self, rows: Sequence[Rendered]) -> list[TokenizedRow]:
+        """Tokens of rendered rows, in order, computed on all cores that the process may use."""
+        found: list[TokenizedRow | None] = [None] * len(rows)
+        for plain in {row.plain for row in rows}:
+            places = [index for index, row in enumerate(rows) if row.plain is plain]
+            texts = [rows[index].text for index in places]
+            for index, encoding in zip(
+                places, self._tokenizer.encode_batch(texts, add_special_tokens=plain), strict=True
+            ):
+                found[index] = self._row(encoding, rows[index])
+        return [row for row in found if row is not None]
+
+    def shown(self, row: Rendered, limit: int) -> tuple[str, tuple[Span, ...], bool]:
+        """A row as the model sees it: the text of its first ``limit`` tokens, the characters of it that carry loss,
+        and whether there is more."""
+        encoding = self._tokenizer.encode(row.text, add_special_tokens=row.plain)
+        tokens = self._row(encoding, row)
+        end = max((stop for _, stop in encoding.offsets[:limit]), default=0)
+        marked = [place for place, carries in zip(encoding.offsets[:limit], tokens.loss_mask, strict=False) if carries]
+        spans: list[Span] = []
+        for begin, stop in marked:
+            if spans and begin <= spans[-1][1]:
+                spans[-1] = spans[-1][0], max(stop, spans[-1][1])
+            elif stop > begin:
+                spans.append((begin, stop))
+        return row.text[:end], tuple(spans), len(tokens.input_ids) > limit
+
+    def _row(self, encoding: Encoding, row: Rendered) -> TokenizedRow:
+        ids, offsets = encoding.ids, encoding.offsets
+        if not row.plain:
+            return TokenizedRow(ids, loss_mask(offsets, row.spans))
+        # Special tokens around the text cover no characters: those before it carry no loss, the one that ends it does.
+        special = encoding.special_tokens_mask
+        content = [place for place, token in enumerate(special) if not token]
+        first, end = (content[0], content[-1] + 1) if content else (len(ids), len(ids))
+        mask = bytearray(first) + loss_mask(offsets[first:end], row.spans) + bytearray(b"\x01") * (len(ids) - end)
+        if ids and ids[-1] == self.end_of_text:
+            return TokenizedRow(ids, mask)
+        return TokenizedRow([*ids, self.end_of_text], mask + b"\x01")
 
 
 def loss_mask(offsets: Sequence[Span], spans: Sequence[Span]) -> bytearray:
@@ -104,7 +164,7 @@ def template_source(folder: Path, config: dict[str, Any]) -> str:
     if not isinstance(found, str):
         raise UserError(
             "the model of spec.model.source has no chat template",
-            f"use an instruction-tuned model, or add {TEMPLATE} beside its {TOKENIZER}",
+            f"use an instruction-tuned model, set {TEMPLATE_FIELD}, or add {TEMPLATE} beside its {TOKENIZER}",
         )
     return found
 

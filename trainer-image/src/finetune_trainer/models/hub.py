@@ -1,4 +1,4 @@
-"""Base models on a Hugging Face hub, through huggingface_hub. The only module that imports it.
+"""Models and datasets on a Hugging Face hub, through huggingface_hub. The only module that imports it.
 
 A cache claim is a folder that was HF_HOME somewhere: its ``hub`` folder is read, never written.
 """
@@ -26,13 +26,26 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from finetune_api.plan import RunPlan
+from finetune_api.plan import RunPlan, data_hub
 from finetune_trainer.errors import StorageError, TrainerError, UserError
 from finetune_trainer.models.safetensors_header import TensorInfo, read_file_header
 from finetune_trainer.storage.digests import file_sha256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class HubFields:
+    """Kind of a repository, and the fields of the spec that name it, its revision and how the hub is reached."""
+
+    kind: str
+    source: str
+    revision: str
+    access: str
+
+
+_MODEL = HubFields("model", "spec.model.source", "spec.model.revision", "spec.model.huggingFace")
 
 
 @dataclass(frozen=True)
@@ -43,12 +56,15 @@ class Hub:
     endpoint: str | None
     token: str | None
     cache: Path | None
+    fields: HubFields = _MODEL
 
     def cached(self, name: str, commit: str) -> Path | None:
         """A file of the cache claim, or None."""
         if self.cache is None:
             return None
-        found = try_to_load_from_cache(self.repository, name, cache_dir=self.cache, revision=commit)
+        found = try_to_load_from_cache(
+            self.repository, name, cache_dir=self.cache, revision=commit, repo_type=self.fields.kind
+        )
         return Path(found) if isinstance(found, str) else None
 
     def cached_folder(self, revision: str) -> Path:
@@ -58,15 +74,21 @@ class Hub:
             LocalEntryNotFoundError: it is not there.
         """
         try:
-            found = snapshot_download(self.repository, revision=revision, cache_dir=self.cache, local_files_only=True)
+            found = snapshot_download(
+                self.repository,
+                repo_type=self.fields.kind,
+                revision=revision,
+                cache_dir=self.cache,
+                local_files_only=True,
+            )
         except IncompleteSnapshotError as partial:
             # What is missing may be a README. A missing file that matters is named later.
             found = str(partial.snapshot_path)
         return Path(found)
 
 
-class HubModelSource:
-    """A model of a hub at one commit."""
+class HubSource:
+    """A repository of a hub at one commit."""
 
     def __init__(self, hub: Hub, commit: str, lfs_sha256: Mapping[str, str | None]) -> None:
         self._hub = hub
@@ -89,6 +111,7 @@ class HubModelSource:
                 wanted.append(name)
                 continue
             (folder / name).unlink(missing_ok=True)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).symlink_to(cached.resolve())
         if wanted:
             self._download(wanted, folder)
@@ -98,6 +121,7 @@ class HubModelSource:
         with _words(hub, self._commit):
             snapshot_download(
                 hub.repository,
+                repo_type=hub.fields.kind,
                 revision=self._commit,
                 endpoint=hub.endpoint,
                 token=hub.token,
@@ -123,33 +147,64 @@ class HubModelSource:
         return read_file_header(cached) if cached else None
 
 
-def find_hub_model(plan: RunPlan, environment: Mapping[str, str], repository: str) -> HubModelSource:
+def find_hub_model(plan: RunPlan, environment: Mapping[str, str], repository: str) -> HubSource:
     """Resolves the revision of an hf:// model to a commit and lists its files.
 
     Raises:
         UserError: there is no such model, revision or cached copy, or the token does not open it.
         StorageError: the hub cannot be reached.
     """
-    disable_progress_bars()
     access = plan.spec.model.hugging_face
     token = environment.get(plan.hub_token_variable) if plan.hub_token_variable else None
     cache = Path(plan.hub_cache) / "hub" if plan.hub_cache else None
     hub = Hub(repository, access.endpoint_url if access else None, token, cache)
     revision = (plan.prepared.model_revision if plan.prepared else None) or plan.spec.model.revision or "main"
+    return open_hub(hub, revision, bool(access and access.offline))
+
+
+def find_hub_data(
+    plan: RunPlan, environment: Mapping[str, str], repository: str, revision: str | None, field: str
+) -> HubSource:
+    """Resolves the revision of an hf:// dataset to a commit and lists its files; ``field`` is that of the source.
+
+    Raises:
+        UserError, StorageError: as :func:`find_hub_model`.
+    """
+    access = data_hub(plan.spec)
+    token = environment.get(plan.data_hub_token_variable) if plan.data_hub_token_variable else None
+    cache = Path(plan.data_hub_cache) / "hub" if plan.data_hub_cache else None
+    own = "spec.dataset.huggingFace" if plan.spec.dataset.hugging_face or not access else "spec.model.huggingFace"
+    fields = HubFields("dataset", f"{field}.source", f"{field}.revision", own)
+    hub = Hub(repository, access.endpoint_url if access else None, token, cache, fields)
+    return open_hub(hub, revision or "main", bool(access and access.offline))
+
+
+def open_hub(hub: Hub, revision: str, offline: bool) -> HubSource:
+    """Resolves a revision to a commit and lists the files.
+
+    Raises:
+        UserError, StorageError: as :func:`find_hub_model`.
+    """
+    disable_progress_bars()
     with _words(hub, revision):
-        return _offline(hub, revision) if access and access.offline else _online(hub, revision)
+        return _offline(hub, revision) if offline else _online(hub, revision)
 
 
-def _offline(hub: Hub, revision: str) -> HubModelSource:
+def _offline(hub: Hub, revision: str) -> HubSource:
     folder = hub.cached_folder(revision)
-    return HubModelSource(hub, folder.name, {path.name: None for path in folder.iterdir() if path.is_file()})
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return HubSource(hub, folder.name, {path.relative_to(folder).as_posix(): None for path in files})
 
 
-def _online(hub: Hub, revision: str) -> HubModelSource:
+def _online(hub: Hub, revision: str) -> HubSource:
     api = HfApi(endpoint=hub.endpoint, token=hub.token)
-    commit = str(api.model_info(hub.repository, revision=revision, timeout=_TIMEOUT_SECONDS).sha)
-    files = [entry for entry in api.list_repo_tree(hub.repository, revision=commit) if isinstance(entry, RepoFile)]
-    return HubModelSource(hub, commit, {file.path: file.lfs.sha256 if file.lfs else None for file in files})
+    kind = hub.fields.kind
+    info = api.repo_info(hub.repository, repo_type=kind, revision=revision, timeout=_TIMEOUT_SECONDS)
+    commit = str(info.sha)
+    # A model is the top folder of its repository; a dataset has its files anywhere.
+    entries = api.list_repo_tree(hub.repository, repo_type=kind, revision=commit, recursive=kind == "dataset")
+    files = [entry for entry in entries if isinstance(entry, RepoFile)]
+    return HubSource(hub, commit, {file.path: file.lfs.sha256 if file.lfs else None for file in files})
 
 
 @contextmanager
@@ -161,37 +216,38 @@ def _words(hub: Hub, revision: str) -> Iterator[None]:
 
 
 def _translated(error: Exception, hub: Hub, revision: str) -> TrainerError:
-    model, where = f"hf://{hub.repository}", hub.endpoint or "the public hub"
+    name, where, fields = f"hf://{hub.repository}", hub.endpoint or "the public hub", hub.fields
     match error:
         case GatedRepoError():
             return UserError(
-                f"{model} of spec.model.source is gated, and the token in use does not open it",
-                "accept the model's terms on the hub and name a token in spec.model.huggingFace.tokenSecretRef",
+                f"{name} of {fields.source} is gated, and the token in use does not open it",
+                f"accept the {fields.kind}'s terms on the hub and name a token in {fields.access}.tokenSecretRef",
             )
         case RepositoryNotFoundError() | HFValidationError():
             return UserError(
-                f"{model} of spec.model.source does not exist at {where}, or is private",
-                "correct spec.model.source, or name a token in spec.model.huggingFace.tokenSecretRef",
+                f"{name} of {fields.source} does not exist at {where}, or is private",
+                f"correct {fields.source}, or name a token in {fields.access}.tokenSecretRef",
             )
         case RevisionNotFoundError():
             return UserError(
-                f"{model} has no revision {revision!r}", "correct spec.model.revision: a branch, a tag or a full commit"
+                f"{name} has no revision {revision!r}", f"correct {fields.revision}: a branch, a tag or a full commit"
             )
         case LocalEntryNotFoundError():
             return UserError(
-                f"{model} at revision {revision!r} is not in the cache claim, and huggingFace.offline is true",
-                "fill the claim of spec.model.huggingFace.cacheClaim, or set spec.model.huggingFace.offline to false",
+                f"{name} at revision {revision!r} is not in the cache claim, and huggingFace.offline is true",
+                f"fill the claim of {fields.access}.cacheClaim, or set {fields.access}.offline to false",
             )
         case HfHubHTTPError() if error.response.status_code in (401, 403):
             return UserError(
-                f"{where} refuses the token for {model} (HTTP {error.response.status_code})",
-                "correct the Secret of spec.model.huggingFace.tokenSecretRef",
+                f"{where} refuses the token for {name} (HTTP {error.response.status_code})",
+                f"correct the Secret of {fields.access}.tokenSecretRef",
             )
     return _unreachable(hub, str(error) or type(error).__name__)
 
 
 def _unreachable(hub: Hub, reason: str) -> StorageError:
+    access = hub.fields.access
     return StorageError(
         f"{hub.endpoint or 'the public hub'} cannot be reached for hf://{hub.repository}: {reason}",
-        "check the network policy and spec.model.huggingFace.endpointURL, or use its cacheClaim with offline: true",
+        f"check the network policy and {access}.endpointURL, or use its cacheClaim with offline: true",
     )

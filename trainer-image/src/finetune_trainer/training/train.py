@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from finetune_api.results import EvaluationResult, Prepared
 from finetune_trainer.artifact.export import export, kind_of
 from finetune_trainer.artifact.manifest import Kind
 from finetune_trainer.artifact.report import render_report
+from finetune_trainer.data.splitfiles import REPORT_FILE
 from finetune_trainer.data.splits import Splits, TokenizedSplit
 from finetune_trainer.errors import Diverged
 from finetune_trainer.models.load import build_model
@@ -197,3 +199,6 @@ class Training:
         folder: Path = self._workspace.artifact
         (folder / "report.html").write_text(render_report(self._title, self._steps, self._evaluations))
         self._workspace.metrics.replace(folder / "metrics.jsonl")
+        data_report = self._workspace.data / REPORT_FILE
+        if data_report.is_file():
+            shutil.copyfile(data_report, folder / REPORT_FILE)

@@ -16,7 +16,7 @@ from finetune_api.outcomes import ExitCode, Stage, StageOutcome
 from finetune_api.plan import RunPlan
 from finetune_api.results import Prepared
 from finetune_trainer.artifact.modelcard import MODEL_CARD, model_card
-from finetune_trainer.data.splits import TRAIN_FILE, VALIDATION_FILE, Splits, TokenizedSplit
+from finetune_trainer.data.splits import Splits, open_splits
 from finetune_trainer.errors import RendezvousFailed, TrainerError
 from finetune_trainer.failures import as_trainer_error
 from finetune_trainer.outcome import Terminated, failed
@@ -145,8 +145,8 @@ def _check_size(plan: RunPlan, found: int) -> None:
 
 def load_splits(workspace: Workspace, prepared: Prepared) -> Splits:
     """The tokenized data that the launcher fetched."""
-    validation = TokenizedSplit(workspace.data / VALIDATION_FILE) if prepared.validation else None
-    return Splits(TokenizedSplit(workspace.data / TRAIN_FILE), validation)
+    splits = open_splits(workspace.data)
+    return splits if prepared.validation else Splits(splits.train, None)
 
 
 def library_versions() -> dict[str, str]:

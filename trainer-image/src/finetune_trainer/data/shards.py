@@ -1,0 +1,82 @@
+"""Shards of tokenized rows: filled in memory up to a bounded size, then stored and forgotten."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune_api.results import SplitSummary
+from finetune_api.uris import S3Location
+from finetune_trainer.data.bins import packed_rows
+from finetune_trainer.data.splitfiles import shard_name, write_split_file
+from finetune_trainer.data.tokenizer import TokenizedRow
+from finetune_trainer.storage.digests import file_sha256
+from finetune_trainer.storage.interface import ObjectStore
+
+# Five bytes per token: 20 MB.
+SHARD_TOKENS = 4 << 20
+SHARD_ROWS = 1 << 20
+
+
+class ShardWriter:
+    """Writes one split into a folder of a store, shard by shard; the same rows give the same files."""
+
+    def __init__(self, split: str, store: ObjectStore, folder: S3Location, scratch: Path) -> None:
+        self.files: dict[str, str] = {}
+        self.rows = self.tokens = self.loss_tokens = self.truncated = self.without_loss = 0
+        self._split, self._store, self._folder, self._scratch = split, store, folder, scratch
+        self._paired = False
+        # No more entries than a row may have tokens.
+        self._lengths: Counter[int] = Counter()
+        self._empty()
+
+    def add(self, sequences: Sequence[TokenizedRow], label: bool | None, truncated: bool) -> None:
+        """Appends one row, of one sequence or of two."""
+        for sequence in sequences:
+            self._input_ids.extend(sequence.input_ids)
+            self._loss_mask += sequence.loss_mask
+            self._offsets.append(len(self._input_ids))
+            self._lengths[len(sequence.input_ids)] += 1
+            self.tokens += len(sequence.input_ids)
+            self.loss_tokens += sequence.loss_mask.count(1)
+        if label is not None:
+            self._desirable.append(label)
+        self._paired = len(sequences) == 2
+        self.rows += 1
+        self.truncated += truncated
+        self.without_loss += not any(any(sequence.loss_mask) for sequence in sequences)
+        if len(self._input_ids) >= SHARD_TOKENS or len(self._offsets) > SHARD_ROWS:
+            self._store_shard()
+
+    def close(self) -> None:
+        """Stores what is left."""
+        if len(self._offsets) > 1:
+            self._store_shard()
+
+    def summary(self, digest: str, capacity: int) -> SplitSummary:
+        """Counts of the split; ``capacity`` is the most tokens of a packed row."""
+        return SplitSummary(
+            digest=digest,
+            rows=self.rows,
+            tokens=self.tokens,
+            loss_tokens=self.loss_tokens,
+            truncated=self.truncated,
+            packed_rows=packed_rows(self._lengths, capacity),
+        )
+
+    def _empty(self) -> None:
+        self._input_ids, self._loss_mask = array("i"), bytearray()
+        self._offsets, self._desirable = array("q", [0]), bytearray()
+
+    def _store_shard(self) -> None:
+        name = shard_name(self._split, len(self.files))
+        path = self._scratch / name
+        buffers = (memoryview(buffer) for buffer in (self._input_ids, self._loss_mask, self._offsets))
+        desirable = memoryview(self._desirable) if self._desirable else None
+        write_split_file(path, *buffers, paired=self._paired, desirable=desirable)
+        self.files[name] = f"sha256:{file_sha256(path)}"
+        self._store.upload(path, self._folder.child(name))
+        path.unlink()
+        self._empty()
