@@ -221,6 +221,26 @@ def test_a_killed_rank_ends_all_pods(site: Site) -> None:
     assert not (site.folder / "pod-1" / "termination-log").exists()
 
 
+def test_a_frozen_rank_is_found_and_everybodys_stacks_are_kept(site: Site) -> None:
+    plan = site.plan(nodes=2, processes=1, maxSteps=ENDLESS)
+    pods = [site.start(plan, f"pod-{node}", node) for node in (0, 1)]
+    site.wait_for("pod-0", f"step 5/{ENDLESS}")
+    (victim,) = workers(pods[1])
+    os.kill(victim, signal.SIGSTOP)
+    frozen = time.monotonic()
+    assert pods[1].wait(timeout=BOUND_SECONDS) == ExitCode.HUNG, site.log("pod-1")
+    # 15 s, or three times a slow step of a machine that has other work too; and the saving of the stacks.
+    assert time.monotonic() - frozen > 15
+    failure = site.outcome("pod-1")["failure"]
+    assert failure["class"] == "Hung"
+    assert "rank 1 gives no sign of life" in failure["message"]
+    # The other one was ended by the loss of its peer, or by its own watchdog.
+    assert pods[0].wait(timeout=BOUND_SECONDS) in (ExitCode.RENDEZVOUS, ExitCode.HUNG)
+    kept = site.store / "bucket" / "runs" / "team" / "tiny" / ("r-" + "0" * 20) / "diagnostics" / "attempt-1"
+    assert sorted(path.name for path in kept.iterdir()) == ["rank-0.txt", "rank-1.txt"]
+    assert all("_step" in path.read_text() for path in kept.iterdir())
+
+
 def test_a_killed_launcher_leaves_no_worker(site: Site) -> None:
     pod = site.start(site.plan(maxSteps=ENDLESS), "pod")
     site.wait_for("pod", f"step 1/{ENDLESS}")

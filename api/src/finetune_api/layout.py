@@ -22,6 +22,11 @@ def run_prefix(destination: str, namespace: str, name: str, run_id: str) -> S3Lo
     return job_prefix(destination, namespace, name).child(run_id)
 
 
+def diagnostics_prefix(destination: str, namespace: str, name: str, run_id: str, attempt: int) -> S3Location:
+    """Folder of what is kept of an attempt that got stuck."""
+    return run_prefix(destination, namespace, name, run_id).child("diagnostics", f"attempt-{attempt}")
+
+
 def latest_pointer(destination: str, namespace: str, name: str) -> S3Location:
     """Small object that names the newest published run of a job."""
     return job_prefix(destination, namespace, name).child(LATEST)

@@ -12,6 +12,7 @@ from finetune_api.outcomes import Stage
 
 MAX_REPORT_BYTES = 64 * 1024
 TOKEN_FILE_NAME = "token"
+MAX_STRAGGLERS = 8
 
 
 def audience(namespace: str, name: str, uid: str) -> str:
@@ -22,6 +23,13 @@ def audience(namespace: str, name: str, uid: str) -> str:
 def report_path(namespace: str, name: str) -> str:
     """Path of the report endpoint of one job."""
     return f"/v1/namespaces/{namespace}/finetunejobs/{name}/progress"
+
+
+class Straggler(Document):
+    """A rank that the others wait for."""
+
+    rank: Annotated[int, Field(ge=0, description="Global rank of the process.")]
+    ratio: Annotated[DecimalString, Field(description="Time of its own work in a step, over the median of all ranks.")]
 
 
 class Progress(Document):
@@ -45,6 +53,15 @@ class Progress(Document):
     eta: Annotated[
         str | None,
         Field(default=None, max_length=32, description="Expected time to the end of training, such as 1h05m or 42s."),
+    ]
+    stragglers: Annotated[
+        tuple[Straggler, ...],
+        Field(
+            default=(),
+            max_length=MAX_STRAGGLERS,
+            description="Ranks that took more than 1.5 times the median over the last 20 steps, slowest first.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["rank"]},
+        ),
     ]
     updated: Annotated[datetime, Field(description="When the trainer measured this.")]
 

@@ -35,6 +35,7 @@ def test_progress_uses_decimal_strings_and_camel_case() -> None:
         "epoch": "0.2",
         "loss": "1.5",
         "tokensPerSecond": "120",
+        "stragglers": [],
         "updated": "2026-03-01T12:00:02Z",
     }
 

@@ -26,6 +26,12 @@ def test_origin_is_manifest_or_default() -> None:
     assert "spec.hyperparameters.maxSteps" not in origins
 
 
+def test_adjusted_value_says_why() -> None:
+    path = "spec.deepspeed.microBatchSize"
+    values = effective_values(make_spec(micro_batch_size=2), {path: "4 ran out of memory"})
+    assert [(value, origin) for found, value, origin in values if found == path] == [(2, "4 ran out of memory")]
+
+
 def test_full_tuning_has_no_lora_options() -> None:
     assert not [path for path, *_ in effective_values(make_spec(tuning="full")) if "lora" in path]
 

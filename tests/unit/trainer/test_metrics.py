@@ -59,6 +59,7 @@ def test_progress_holds_decimal_strings() -> None:
         "gradNorm": "0.5",
         "tokensPerSecond": "2000",
         "eta": "30s",
+        "stragglers": [],
     }
 
 

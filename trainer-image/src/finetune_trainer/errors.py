@@ -1,7 +1,7 @@
 """Errors of the trainer, all under :class:`TrainerError`; each knows how the operator classifies it.
 
-TrainerError ─ UserError, DataError, StorageError, DeviceMissing, RendezvousFailed, Diverged, Preempted, OutOfMemory,
-               VerificationFailed
+TrainerError ─ UserError, DataError, StorageError, DeviceMissing, RendezvousFailed, Hung, Diverged, Preempted,
+               OutOfMemory, VerificationFailed
 DataError ─ BadRow, StorageError ─ NotSafetensors
 """
 
@@ -66,6 +66,12 @@ class RendezvousFailed(TrainerError):
     """The processes did not find each other, or fewer of them than the plan says."""
 
     failure_class = FailureClass.RENDEZVOUS
+
+
+class Hung(TrainerError):
+    """A training process made no progress within its limit."""
+
+    failure_class = FailureClass.HUNG
 
 
 class Diverged(TrainerError):

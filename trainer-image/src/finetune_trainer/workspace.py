@@ -48,6 +48,14 @@ class Workspace:
         """Where the process of one rank leaves its outcome."""
         return self.outcomes / f"rank-{rank}.json"
 
+    def heartbeat(self, rank: int) -> Path:
+        """Where the process of one rank tells the watchdog what it is doing."""
+        return self.outcomes / f"heartbeat-{rank}"
+
+    def stacks(self, rank: int) -> Path:
+        """Where the process of one rank writes its stacks when it is asked to."""
+        return self.outcomes / f"stacks-{rank}.txt"
+
 
 def workspace_of(environment: Mapping[str, str]) -> Workspace:
     """The workspace that the environment names."""

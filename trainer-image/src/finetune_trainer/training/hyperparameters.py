@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from pydantic import BaseModel
 
@@ -12,8 +13,15 @@ from finetune_trainer.errors import UserError
 _GROUPS = ("method", "hyperparameters", "deepspeed", "evaluation")
 
 
-def effective_values(spec: FineTuneJobSpec) -> Iterator[tuple[str, object, str]]:
-    """Path, value and origin (manifest or default) of every field that shapes the training."""
+def effective_values(
+    spec: FineTuneJobSpec, adjustments: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[str, object, str]]:
+    """Path, value and origin of every field that shapes the training: manifest, default, or why it was adjusted."""
+    for path, value, origin in _stated_values(spec):
+        yield path, value, adjustments.get(path, origin)
+
+
+def _stated_values(spec: FineTuneJobSpec) -> Iterator[tuple[str, object, str]]:
     for group in _GROUPS:
         yield from _values(getattr(spec, group), f"spec.{group}", group in spec.model_fields_set)
     if spec.method.tuning is Tuning.LORA and spec.method.lora is None:

@@ -19,8 +19,10 @@ from finetune_trainer.outcome import Terminated, failed, write_termination_messa
 from finetune_trainer.settings import rendezvous_timeout
 from finetune_trainer.signals import StopRequest, preempted
 from finetune_trainer.training.devices import choose_device, process_environment, visible_gpus
+from finetune_trainer.training.diagnostics import diagnostics_of, uploader
 from finetune_trainer.training.hyperparameters import refuse_unsupported
 from finetune_trainer.training.rollcall import Roll, answer_roll
+from finetune_trainer.training.watchdog import Watchdog
 from finetune_trainer.workspace import Workspace, workspace_of
 
 logger = logging.getLogger(__name__)
@@ -70,8 +72,15 @@ def _launch(plan: RunPlan, environment: MutableMapping[str, str]) -> StageOutcom
     world = plan.world
     key = f"{plan.job.uid}/{plan.attempt}"
     answer_roll(Roll(key, world.nodes, world.master_address, world.master_port, timeout), node)
-    signals = _run_torchrun(torchrun_arguments(plan, node, str(workspace.plan), timeout))
+    with Watchdog(workspace, _ranks(plan, node), str(diagnostics_of(plan)), uploader(plan, environment)) as watchdog:
+        signals = _run_torchrun(torchrun_arguments(plan, node, str(workspace.plan), timeout))
+    watchdog.check()
     return node_end(plan, workspace, node, signals)
+
+
+def _ranks(plan: RunPlan, node: int) -> range:
+    width = plan.world.processes_per_node
+    return range(node * width, (node + 1) * width)
 
 
 def _prepare_workspace(workspace: Workspace, plan: RunPlan) -> None:
@@ -135,8 +144,8 @@ def node_end(plan: RunPlan, workspace: Workspace, node: int, signals: dict[int, 
     Raises:
         TrainerError: a worker ended without an outcome and without a signal.
     """
-    width = plan.world.processes_per_node
-    ranks = range(node * width, (node + 1) * width)
+    ranks = _ranks(plan, node)
+    width = len(ranks)
     files = sorted(
         (path for rank in ranks if (path := workspace.outcome(rank)).exists()), key=lambda path: path.stat().st_mtime_ns
     )

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from finetune_api.reports import Progress
+from finetune_api.reports import Progress, Straggler
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def progress_of(metrics: StepMetrics, eval_loss: float | None, seconds_per_step: float) -> Progress:
+def progress_of(
+    metrics: StepMetrics,
+    eval_loss: float | None,
+    seconds_per_step: float,
+    stragglers: tuple[Straggler, ...] = (),
+) -> Progress:
     """The progress that a step boundary reports."""
     return Progress(
         step=metrics.step,
@@ -69,6 +74,7 @@ def progress_of(metrics: StepMetrics, eval_loss: float | None, seconds_per_step:
         grad_norm=decimal(metrics.grad_norm),
         tokens_per_second=decimal(metrics.tokens_per_second),
         eta=duration((metrics.total_steps - metrics.step) * seconds_per_step),
+        stragglers=stragglers,
         updated=datetime.now(UTC),
     )
 

@@ -25,6 +25,7 @@ from finetune_trainer.progress import Reporter
 from finetune_trainer.training.batches import BatchOrder
 from finetune_trainer.training.engine import Engine
 from finetune_trainer.training.evaluate import evaluate
+from finetune_trainer.training.heartbeat import AnyPulse, NoPulse, Phase
 from finetune_trainer.training.hyperparameters import effective_values
 from finetune_trainer.training.metrics import (
     EvaluationMetrics,
@@ -38,6 +39,7 @@ from finetune_trainer.training.objectives import objective_of
 from finetune_trainer.training.objectives.interface import Objective, mean_loss
 from finetune_trainer.training.packing import PackedOrder, pack
 from finetune_trainer.training.schedule import learning_rate_factor
+from finetune_trainer.training.stragglers import Pace
 from finetune_trainer.training.totals import Totals
 from finetune_trainer.workspace import Workspace
 
@@ -69,13 +71,22 @@ class Training:
     """One training. Every rank runs it in step; rank 0 also logs, reports and writes files."""
 
     def __init__(
-        self, plan: RunPlan, prepared: Prepared, workspace: Workspace, place: Place, reporter: Reporter
+        self,
+        plan: RunPlan,
+        prepared: Prepared,
+        workspace: Workspace,
+        place: Place,
+        reporter: Reporter,
+        pulse: AnyPulse | None = None,
     ) -> None:
         self.stage = Stage.TRAIN
+        self._pulse = pulse or NoPulse()
         self._spec, self._prepared, self._workspace = plan.spec, prepared, workspace
         self._adapter = workspace.adapter if plan.upstream and plan.upstream.is_adapter else None
+        self._adjustments = plan.adjustments
         self._place, self._reporter = place, reporter
         self._objective: Objective[TokenizedSplit] = objective_of(plan.spec)
+        self._pace = Pace(place.rank, place.world_size)
         self._steps: list[StepMetrics] = []
         self._evaluations: list[EvaluationMetrics] = []
         self._title = f"{plan.job.namespace}/{plan.job.name}, attempt {plan.attempt}"
@@ -87,6 +98,7 @@ class Training:
             Diverged: a loss or gradient is NaN or infinite.
             UserError: the model or the adapter's targets cannot be used.
         """
+        self._pulse.enter(Phase.LOAD)
         self._reporter.report(Stage.TRAIN, "loading the model")
         self._log_hyperparameters()
         model = build_model(self._workspace.model, self._spec, self._adapter)
@@ -100,6 +112,7 @@ class Training:
             if metrics:
                 metrics.close()
         leader = self._place.rank == 0
+        self._pulse.enter(Phase.EXPORT)
         export(engine, model, self._spec, self._workspace.model, self._workspace.artifact if leader else None)
         if leader:
             self._write_records()
@@ -111,7 +124,9 @@ class Training:
         self._evaluate(engine, splits, metrics, 0)
         started = time.perf_counter()
         for step in range(total):
+            self._pulse.step(step)
             measured = self._step(engine, splits, order, step)
+            self._pace.end_step(engine.sum_over_ranks)
             self._steps.append(measured)
             self._publish_step(metrics, measured, (time.perf_counter() - started) / (step + 1))
             if every and (step + 1) % every == 0 and step + 1 < total:
@@ -141,7 +156,8 @@ class Training:
         learning_rate = float(options.learning_rate) * factor
         shared = objective.share(engine, splits.train, batch)
         for indices in batch.micro_batches:
-            measured = objective.measure(engine, splits.train, indices, shared)
+            with self._pace.own_work():
+                measured = objective.measure(engine, splits.train, indices, shared)
             totals.add(measured)
             engine.backward(mean_loss(measured, units))
             engine.end_micro_batch(learning_rate)
@@ -167,11 +183,13 @@ class Training:
         metrics.write(measured)
         print(log_line(measured), flush=True)
         eval_loss = self._evaluations[-1].loss if self._evaluations else None
-        self._reporter.report(Stage.TRAIN, progress=progress_of(measured, eval_loss, seconds_per_step))
+        progress = progress_of(measured, eval_loss, seconds_per_step, self._pace.stragglers)
+        self._reporter.report(Stage.TRAIN, progress=progress)
 
     def _evaluate(self, engine: Engine, splits: Splits, metrics: MetricsFile | None, step: int) -> None:
         if splits.validation is None:
             return
+        self._pulse.enter(Phase.EVALUATE)
         self._reporter.report(self.stage, f"evaluating {len(splits.validation)} held-out rows after step {step}")
         means = evaluate(engine, self._objective, splits.validation, len(splits.validation))
         self._check(means.loss, f"the held-out loss after step {step}")
@@ -192,7 +210,7 @@ class Training:
 
     def _log_hyperparameters(self) -> None:
         if self._place.rank == 0:
-            for path, value, origin in effective_values(self._spec):
+            for path, value, origin in effective_values(self._spec, self._adjustments):
                 logger.info("%s = %s (%s)", path, value, origin)
 
     def _write_records(self) -> None:

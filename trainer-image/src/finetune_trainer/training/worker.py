@@ -21,8 +21,9 @@ from finetune_trainer.errors import RendezvousFailed, TrainerError
 from finetune_trainer.failures import as_trainer_error
 from finetune_trainer.outcome import Terminated, failed
 from finetune_trainer.progress import Reporter, open_reporter
-from finetune_trainer.settings import collective_timeout
+from finetune_trainer.settings import collective_timeout, hang_limit
 from finetune_trainer.signals import StopRequest, die_with_parent, preempted
+from finetune_trainer.training.heartbeat import AnyPulse, Phase, Pulse, write_stacks_on_signal
 from finetune_trainer.training.train import Place, Trained, Training
 from finetune_trainer.workspace import Workspace, workspace_of
 
@@ -36,7 +37,8 @@ def main(plan: RunPlan) -> int:
     stop.install()
     rank = int(os.environ.get("RANK", "0"))
     workspace = workspace_of(os.environ)
-    worker = Worker(plan, workspace, rank)
+    write_stacks_on_signal(workspace.stacks(rank))
+    worker = Worker(plan, workspace, rank, Pulse(workspace.heartbeat(rank), hang_limit(os.environ)))
     try:
         outcome = worker.run()
     except (Exception, Terminated) as error:
@@ -61,8 +63,9 @@ def _exit_at_once(code: int) -> NoReturn:
 class Worker:
     """The work of one rank, and the stage it is in."""
 
-    def __init__(self, plan: RunPlan, workspace: Workspace, rank: int) -> None:
+    def __init__(self, plan: RunPlan, workspace: Workspace, rank: int, pulse: AnyPulse) -> None:
         self.stage = Stage.TRAIN
+        self._pulse = pulse
         self.reporter: Reporter = open_reporter(plan, rank)
         self._plan, self._workspace, self._rank = plan, workspace, rank
 
@@ -79,6 +82,7 @@ class Worker:
         trained = self._train(prepared, place)
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        self._pulse.enter(Phase.PUBLISH)
         if self._rank != 0:
             return StageOutcome(stage=Stage.TRAIN)
         self.stage = Stage.PUBLISH
@@ -88,7 +92,7 @@ class Worker:
         return outcome
 
     def _train(self, prepared: Prepared, place: Place) -> Trained:
-        training = Training(self._plan, prepared, self._workspace, place, self.reporter)
+        training = Training(self._plan, prepared, self._workspace, place, self.reporter, self._pulse)
         try:
             return training.run(load_splits(self._workspace, prepared))
         finally:
