@@ -134,6 +134,12 @@ class FakeKube(Kube):
         known["status"] = {key: value for status in by_manager.values() for key, value in status.items()}
         return copy.deepcopy(known)
 
+    async def delete(self, api_version: str, plural: str, namespace: str, name: str) -> None:
+        identity = (api_version, plural, namespace, name)
+        if identity in self.objects:
+            self._write(f"delete {self.objects[identity]['kind']} {name}")
+            del self.objects[identity]
+
     async def delete_job(self, namespace: str, name: str) -> None:
         identity = ("batch/v1", "jobs", namespace, name)
         if identity not in self.objects:

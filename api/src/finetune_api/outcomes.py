@@ -91,6 +91,15 @@ class Failure(Document):
         return f"{self.message.rstrip('.')}. {remedy.rstrip('.')}."
 
 
+def deadline_exceeded(seconds: int | None) -> Failure:
+    """The failure of a job that trained longer than spec.activeDeadlineSeconds."""
+    return Failure(
+        failure_class=FailureClass.DEADLINE_EXCEEDED,
+        message=f"training took longer than the {seconds} s of spec.activeDeadlineSeconds",
+        remedy="Create a FineTuneJob of another name with fewer steps or more time.",
+    )
+
+
 class StageOutcome(Document):
     """What a pod says of its stage when it ends. Exactly one of ``failure`` and the stage's result is set."""
 

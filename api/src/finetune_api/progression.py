@@ -64,6 +64,14 @@ def with_attempt(status: FineTuneJobStatus, attempt: AttemptStatus) -> FineTuneJ
     return status.model_copy(update={"attempts": _bounded(tuple(attempts))})
 
 
+def running(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
+    """The status when all pods of the open attempt run."""
+    attempt = open_attempt(status)
+    if attempt is None or attempt.running:
+        return status
+    return with_attempt(status, attempt.model_copy(update={"running": now}))
+
+
 def _bounded(attempts: tuple[AttemptStatus, ...]) -> tuple[AttemptStatus, ...]:
     if len(attempts) <= FIRST_ATTEMPTS + LAST_ATTEMPTS:
         return attempts

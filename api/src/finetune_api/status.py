@@ -106,6 +106,7 @@ class AttemptStatus(Document):
 
     number: Annotated[int, Field(ge=1, description="Number of the attempt, from 1.")]
     started: Annotated[datetime | None, Field(default=None, description="When its Job was created.")]
+    running: Annotated[datetime | None, Field(default=None, description="When all its pods ran.")]
     finished: Annotated[datetime | None, Field(default=None, description="When it ended.")]
     outcome: Annotated[
         str | None,
@@ -174,6 +175,13 @@ class PlanStatus(Document):
     data: Annotated[DataSummary | None, Field(default=None, description="What was found in the data.")]
 
 
+class UsageStatus(Document):
+    """What the attempts that have ended used, from the moment when all their pods ran."""
+
+    training_seconds: Annotated[int, Field(ge=0, description="Seconds of training, over all attempts.")]
+    gpu_seconds: Annotated[int, Field(ge=0, description="The same times the number of GPUs.")]
+
+
 class FineTuneJobStatus(Document):
     """What the operator observed. ``progress`` has a field manager of its own."""
 
@@ -225,6 +233,7 @@ class FineTuneJobStatus(Document):
         int | None,
         Field(default=None, ge=0, description="Ended attempts that count against spec.backoffLimit."),
     ]
+    usage: Annotated[UsageStatus | None, Field(default=None, description="What ended attempts used.")]
     artifact: Annotated[Artifact | None, Field(default=None, description="The published artifact.")]
     evaluation: Annotated[EvaluationResult | None, Field(default=None, description="Held-out loss before and after.")]
     failure: Annotated[Failure | None, Field(default=None, description="Why the job failed.")]

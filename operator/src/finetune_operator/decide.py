@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from finetune_api import progression
 from finetune_api.conditions import Phase, conditions, is_true
 from finetune_api.job import FineTuneJob
-from finetune_api.outcomes import Failure, FailureClass, Stage
+from finetune_api.outcomes import Failure, FailureClass, Stage, deadline_exceeded
 from finetune_api.results import Artifact, EvaluationResult, Prepared
 from finetune_api.status import AttemptStatus, ConditionType, FineTuneJobStatus, Reason, State
 from finetune_api.uris import job_named
@@ -30,6 +30,7 @@ from finetune_operator.failures import Cause, cause_of_attempt, cause_so_far
 from finetune_operator.failures import failure as failure_of
 from finetune_operator.objects import Platform, prepare_objects, training_objects
 from finetune_operator.observation import ChildJob, Observation, Pod
+from finetune_operator.run_policy import children_left, deadline_left, with_usage
 from finetune_operator.upstreams import Wait, resolve
 from finetune_operator.waiting import CONFIG_ERROR, Waits, blocked, waiting_for
 
@@ -66,11 +67,17 @@ class Policy:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do, in this order: create, delete, write the status; then look again after a while."""
+    """What to do, in this order: create, delete, write the status; then look again after a while.
+
+    Attributes:
+        delete_jobs: names of Jobs whose pods are to end.
+        delete_children: names of Jobs that are to go with everything that was made for them.
+    """
 
     status: FineTuneJobStatus | None
     create: tuple[Object, ...] = ()
     delete_jobs: tuple[str, ...] = ()
+    delete_children: tuple[str, ...] = ()
     requeue_after: timedelta | None = None
 
 
@@ -94,6 +101,11 @@ class _Turn:
     def told(self, status: FineTuneJobStatus) -> _Turn:
         return replace(self, status=status)
 
+    def ended(self, outcome: str, message: str, node: str | None = None) -> _Turn:
+        """The turn once its attempt is over."""
+        used = with_usage(self.status, self.job.spec, self.now)
+        return self.told(progression.ended_attempt(used, self.number, outcome, message, self.now, node))
+
     def settle(self, phase: Phase, **rest: Any) -> Decision:
         """The decision that leaves the job in a phase."""
         generation = self.job.metadata.generation
@@ -113,13 +125,14 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if seen.manifest["metadata"].get("deletionTimestamp"):
         return Decision(status=None)
     status = known_status(seen.manifest)
-    if _final(status):
-        return _unchanged(status, seen.manifest["metadata"].get("generation", 0))
+    final = _final(status)
     try:
         job = FineTuneJob.from_manifest({**seen.manifest, "status": {}})
     except ValidationError as error:
-        return _invalid(seen, status, error)
+        return _unchanged(seen, status) if final else _invalid(seen, status, error)
     turn = _Turn(job, seen, policy, status)
+    if final:
+        return _finished(turn)
     if job.spec.suspend:
         return _suspend(turn)
     if progression.open_attempt(status):
@@ -155,10 +168,23 @@ def _final(status: FineTuneJobStatus) -> bool:
     return is_true(status.conditions, ConditionType.COMPLETE) or is_true(status.conditions, ConditionType.FAILED)
 
 
-def _unchanged(status: FineTuneJobStatus, generation: int) -> Decision:
+def _unchanged(seen: Observation, status: FineTuneJobStatus) -> Decision:
     """A finished job stays what it is; only the generation it was seen at moves on."""
-    seen = tuple(item.model_copy(update={"observed_generation": generation}) for item in status.conditions)
-    return Decision(status.model_copy(update={"conditions": seen, "observed_generation": generation}))
+    generation = seen.manifest["metadata"].get("generation", 0)
+    known = tuple(item.model_copy(update={"observed_generation": generation}) for item in status.conditions)
+    return Decision(status.model_copy(update={"conditions": known, "observed_generation": generation}))
+
+
+def _finished(turn: _Turn) -> Decision:
+    """Deletes what was made for a finished job when its time has come."""
+    decision = _unchanged(turn.seen, turn.status)
+    names = tuple(job.name for job in turn.seen.jobs if not job.deleting)
+    left = children_left(turn.job.spec, turn.status, turn.now)
+    if left is None or not names:
+        return decision
+    if left > timedelta(0):
+        return replace(decision, requeue_after=left)
+    return replace(decision, delete_children=names)
 
 
 def _invalid(seen: Observation, status: FineTuneJobStatus, error: ValidationError) -> Decision:
@@ -198,8 +224,7 @@ def _suspend(turn: _Turn) -> Decision:
         if job and job.finished:
             # It ended before it could be suspended: its result counts.
             return _follow(turn)
-        status = progression.ended_attempt(turn.status, attempt.number, SUSPENDED, "spec.suspend is true", turn.now)
-        turn = turn.told(status)
+        turn = turn.ended(SUSPENDED, "spec.suspend is true")
     living = [pod for pod in turn.seen.pods if not pod.ended]
     prepared = progression.prepared_from(turn.status, turn.number) is not None
     message = f"waiting for {len(living)} pods to end" if living else "spec.suspend is true; set it to false to start"
@@ -361,11 +386,17 @@ def _training(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
     running = sum(1 for pod in pods if pod.phase == "Running" or pod.ended)
     if running < nodes:
         return _pending(turn, pods, running)
+    turn = turn.told(progression.running(turn.status, turn.now))
+    left = deadline_left(turn.job.spec, turn.status, turn.now)
+    if left is not None and left <= timedelta(0):
+        failure = deadline_exceeded(turn.job.spec.active_deadline_seconds)
+        turn = turn.ended(failure.failure_class.value, failure.message)
+        return replace(_fail(turn, Reason.RUN_FAILED, failure), delete_jobs=turn.seen.unfinished)
     report = turn.seen.report
     stage = report.stage if report and _current(turn) else _stage_reached(turn.status)
     turn = turn.told(progression.entered(turn.status, stage, turn.now))
     phase = Phase(_STATE_OF_STAGE[stage], Reason.TRAINING, f"{nodes} of {nodes} pods are running", prepared=True)
-    return turn.settle(phase)
+    return turn.settle(phase, requeue_after=left)
 
 
 def _pending(turn: _Turn, pods: tuple[Pod, ...], running: int) -> Decision:
@@ -389,19 +420,18 @@ def _attempt_succeeded(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
     outcome = next((pod.outcome for pod in pods if pod.outcome and pod.outcome.artifact), None)
     if outcome is None or outcome.artifact is None:
         message = "the pods were gone before their result was read; looking for it in storage"
-        turn = turn.told(progression.ended_attempt(turn.status, turn.number, UNREAD, message, turn.now))
+        turn = turn.ended(UNREAD, message)
         return turn.settle(Phase(State.PREPARING, Reason.PREPARING, message), requeue_after=timedelta(0))
-    number = turn.number
     stages = progression.finished(turn.status, turn.now).stages
-    status = progression.ended_attempt(turn.status, number, SUCCEEDED, "", turn.now)
-    turn = turn.told(status.model_copy(update={"stages": stages}))
+    turn = turn.ended(SUCCEEDED, "")
+    turn = turn.told(turn.status.model_copy(update={"stages": stages}))
     return _complete(turn, Reason.PUBLISHED, outcome.artifact, outcome.evaluation)
 
 
 def _attempt_failed(turn: _Turn, cause: Cause) -> Decision:
     number, failure = turn.number, cause.failure
     kind = failure.failure_class
-    status = progression.ended_attempt(turn.status, number, kind.value, failure.message, turn.now, cause.node)
+    status = turn.ended(kind.value, failure.message, cause.node).status
     if counts(kind):
         status = status.model_copy(update={"losses": (status.losses or 0) + 1})
     following = next_attempt(turn.job.spec, status, kind)

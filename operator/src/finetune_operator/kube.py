@@ -7,6 +7,7 @@ installed, and the generated models of the second would cost another 50 MiB.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -183,16 +184,15 @@ class Kube:
         query = {"fieldManager": manager, "force": "true"}
         return await self._call("PATCH", f"{path}/{metadata['name']}/status", manifest, query, _APPLY)
 
+    async def delete(self, api_version: str, plural: str, namespace: str, name: str) -> None:
+        """Deletes an object and, in the background, what it owns. One that is gone already is fine."""
+        path = f"{collection_path(api_version, plural, namespace)}/{name}"
+        with contextlib.suppress(NotFound):
+            await self._call("DELETE", path, query={"propagationPolicy": "Background"})
+
     async def delete_job(self, namespace: str, name: str) -> None:
-        """Deletes a batch Job and, in the background, its pods. One that is gone already is fine."""
-        try:
-            await self._call(
-                "DELETE",
-                f"{collection_path('batch/v1', 'jobs', namespace)}/{name}",
-                query={"propagationPolicy": "Background"},
-            )
-        except NotFound:
-            return
+        """Deletes a batch Job and its pods."""
+        await self.delete("batch/v1", "jobs", namespace, name)
 
     async def review_token(self, token: str, audience: str) -> bool:
         """Whether a token is valid and meant for an audience."""

@@ -217,9 +217,11 @@ def _pod_template(
             "capabilities": {"drop": ["ALL"]},
         },
     }
+    priority = {"priorityClassName": job.spec.priority_class_name} if job.spec.priority_class_name else {}
     return {
         "metadata": {"labels": labels(job.metadata.name, job.metadata.uid, stage, attempt)},
         "spec": {
+            **priority,
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,

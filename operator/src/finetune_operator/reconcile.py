@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.decide import Policy, decide, known_status, refused
+from finetune_operator.decide import Decision, Policy, decide, known_status, refused
 from finetune_operator.dependents import Dependents
 from finetune_operator.errors import AlreadyExists, KubeError, NamespaceTerminating, NotFound
 from finetune_operator.events import event, transitions
@@ -82,8 +82,7 @@ class Reconciler:
             if error.status in _REFUSALS:
                 await self._write_status(seen.manifest, refused(seen, str(error)))
             raise
-        for name in decision.delete_jobs:
-            await self._kube.delete_job(key.namespace, name)
+        await self._delete(key.namespace, decision)
         await self._write_status(seen.manifest, decision.status)
         return decision.requeue_after
 
@@ -134,6 +133,15 @@ class Reconciler:
             what = f"{manifest['kind']} {manifest['metadata']['name']}"
             raise AlreadyExists(409, "AlreadyExists", f"{what} exists and is not the operator's; delete or rename it")
         return ours and "deletionTimestamp" not in existing["metadata"]
+
+    async def _delete(self, namespace: str, decision: Decision) -> None:
+        for name in decision.delete_jobs:
+            await self._kube.delete_job(namespace, name)
+        for name in decision.delete_children:
+            # The Job last: it is by the Job that the others are found again if this ends half-way.
+            for plural in ("configmaps", "services"):
+                await self._kube.delete("v1", plural, namespace, name)
+            await self._kube.delete_job(namespace, name)
 
     async def _write_status(self, manifest: Object, status: FineTuneJobStatus) -> None:
         """Applies the status if it changed, and only then tells of transitions."""

@@ -131,12 +131,13 @@ def test_every_rule_has_a_message_that_names_a_field() -> None:
     assert all(re.search(r"[a-z]\w*[.:]?[A-Za-z]*", rule["message"]) for _, rule in rules)
 
 
-def test_everything_but_suspend_and_backoff_limit_is_immutable() -> None:
+def test_everything_but_the_run_policy_is_immutable() -> None:
     def immutable(node: Schema) -> bool:
         return any(rule["rule"] == "self == oldSelf" for rule in node.get("x-kubernetes-validations", ()))
 
     properties = job_schema()["properties"]["spec"]["properties"]
-    assert {name for name, node in properties.items() if not immutable(node)} == {"suspend", "backoffLimit"}
+    policy = {"suspend", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "priorityClassName"}
+    assert {name for name, node in properties.items() if not immutable(node)} == policy
 
 
 def test_printer_columns() -> None:

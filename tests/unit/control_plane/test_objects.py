@@ -168,3 +168,13 @@ def test_service_selects_the_pods_of_its_attempt_only() -> None:
     assert selector <= batch["spec"]["template"]["metadata"]["labels"].items()
     assert not selector <= earlier.items()
     assert batch["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+
+
+def test_the_priority_is_that_of_every_pod() -> None:
+    for changes, expected in (({"priorityClassName": "urgent"}, "urgent"), ({}, None)):
+        children = (
+            prepare_objects(job(**changes), PLATFORM, 1)[-1],
+            training_objects(job(**changes), PLATFORM, 1, prepared())[-1],
+        )
+        for manifest in children:
+            assert manifest["spec"]["template"]["spec"].get("priorityClassName") == expected

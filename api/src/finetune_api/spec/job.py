@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Document, validations
+from finetune_api.base import Document, ResourceName, validations
 from finetune_api.spec.access import S3Access
 from finetune_api.spec.dataset import DataFormat, DatasetSpec
 from finetune_api.spec.evaluation import EvaluationSpec
@@ -69,7 +69,7 @@ def _immutable(field: str) -> dict[str, object]:
 
 
 class FineTuneJobSpec(Document):
-    """The run that is asked for. Only suspend and backoffLimit may change after creation."""
+    """The run that is asked for. What defines the run is immutable; the run policy at the end may change."""
 
     model_config = Document.model_config | {
         "json_schema_extra": validations(
@@ -163,5 +163,33 @@ class FineTuneJobSpec(Document):
             le=1000,
             description="How often training is started again after a loss that is not the manifest's fault, such as a "
             "deleted pod. Errors in the manifest or the data are never retried.",
+        ),
+    ]
+    active_deadline_seconds: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            le=315_360_000,
+            description="Longest time that training may take in all, in seconds: what all attempts ran together. "
+            "Queueing and preparing do not count, and suspending does not start it anew. The job fails when it is "
+            "over. Default: no limit.",
+        ),
+    ]
+    ttl_seconds_after_finished: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=0,
+            le=315_360_000,
+            description="Seconds after which pods, Jobs, ConfigMaps and Services of a finished job are deleted. The "
+            "FineTuneJob and its artifact stay. Default: they stay as long as the FineTuneJob.",
+        ),
+    ]
+    priority_class_name: Annotated[
+        ResourceName | None,
+        Field(
+            default=None,
+            description="PriorityClass of the pods. A change applies to pods that are created later.",
         ),
     ]

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from finetune_api.job import FineTuneJob
-from finetune_api.outcomes import ExitCode, Failure, Stage, StageOutcome
+from finetune_api.outcomes import ExitCode, Failure, Stage, StageOutcome, deadline_exceeded
 from finetune_api.plan import SIMULATED_GPUS_VARIABLE, RunPlan
 from finetune_api.status import FineTuneJobStatus
 from finetune_cli.errors import BrokenStageError, MissingDevicesError
@@ -109,8 +109,13 @@ class LocalRun:
             return self._train(train_plan(plan, found, server.endpoint), server)
 
     def _train(self, plan: RunPlan, server: ProgressServer) -> int:
-        ended = self._run_nodes(Stage.TRAIN, plan, server)
+        limit = self.job.spec.active_deadline_seconds
+        started = time.monotonic()
+        ended = self._run_nodes(Stage.TRAIN, plan, server, limit)
+        overdue = limit is not None and time.monotonic() - started >= limit
         failure = root_cause(ended)
+        if failure and overdue:
+            failure = deadline_exceeded(limit)
         if failure:
             return self._fail(failure)
         outcome = _outcome(ended)
@@ -119,8 +124,11 @@ class LocalRun:
         self._set(transitions.trained(self.status, outcome, outcome.artifact, _now()))
         return ExitCode.SUCCESS
 
-    def _run_nodes(self, stage: Stage, plan: RunPlan, server: ProgressServer | None) -> list[Ended]:
-        """Runs the processes of one stage to their end; the first failure ends them all."""
+    def _run_nodes(
+        self, stage: Stage, plan: RunPlan, server: ProgressServer | None, limit: float | None = None
+    ) -> list[Ended]:
+        """Runs the processes of one stage to their end; the first failure ends them all, and so does ``limit``, in
+        seconds."""
         plan_file = self.machine.workdir / f"{stage.value}.plan.json"
         plan_file.write_text(plan.to_json())
         nodes: list[NodeProcess] = []
@@ -128,7 +136,7 @@ class LocalRun:
             for node in range(plan.world.nodes if stage is Stage.TRAIN else 1):
                 environment = node_environment(self.machine, plan, node)
                 nodes.append(start_node(stage, node, self._run, plan_file, self.machine.workdir, environment))
-            self._follow(nodes, server)
+            self._follow(nodes, server, limit)
         finally:
             stop_nodes(nodes, self._run)
         self._take_reports(server)
@@ -136,13 +144,16 @@ class LocalRun:
         self.logs = "\n".join(f"--- node {node.node}: {node.log}\n{node.log_tail()}" for node in nodes)
         return ended
 
-    def _follow(self, nodes: Sequence[NodeProcess], server: ProgressServer | None) -> None:
-        """Waits until every process has ended, or one has failed and the others had time to say why they did."""
-        deadline = float("inf")
+    def _follow(self, nodes: Sequence[NodeProcess], server: ProgressServer | None, limit: float | None) -> None:
+        """Waits until every process has ended, the time is over, or one has failed and the others had time to say why
+        they did."""
+        deadline = time.monotonic() + (float("inf") if limit is None else limit)
+        failing = False
         while any(node.exit_code is None for node in nodes) and time.monotonic() < deadline:
             self._take_reports(server)
-            if deadline == float("inf") and any(node.exit_code for node in nodes):
-                deadline = time.monotonic() + _ECHO_SECONDS
+            if not failing and any(node.exit_code for node in nodes):
+                failing = True
+                deadline = min(deadline, time.monotonic() + _ECHO_SECONDS)
             time.sleep(_POLL_SECONDS)
 
     def _take_reports(self, server: ProgressServer | None) -> None:

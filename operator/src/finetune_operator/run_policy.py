@@ -1,0 +1,40 @@
+"""Limits that a job's owner sets in time: how long it may train, and how long its children stay when it is over."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from finetune_api import progression
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import FineTuneJobStatus, UsageStatus
+
+
+def training_seconds(status: FineTuneJobStatus, now: datetime) -> int:
+    """Seconds in which all pods of an attempt ran, over all attempts. Queueing and preparing are no part of it."""
+    attempt = progression.open_attempt(status)
+    running = attempt.running if attempt else None
+    current = int((now - running).total_seconds()) if running else 0
+    return (status.usage.training_seconds if status.usage else 0) + current
+
+
+def with_usage(status: FineTuneJobStatus, spec: FineTuneJobSpec, now: datetime) -> FineTuneJobStatus:
+    """The status when the open attempt is about to end: what it used is added up."""
+    total = training_seconds(status, now)
+    if total == 0:
+        return status
+    gpus = spec.resources.nodes * spec.resources.gpus_per_node
+    return status.model_copy(update={"usage": UsageStatus(training_seconds=total, gpu_seconds=total * gpus)})
+
+
+def deadline_left(spec: FineTuneJobSpec, status: FineTuneJobStatus, now: datetime) -> timedelta | None:
+    """How much longer the job may train; None without a deadline."""
+    if spec.active_deadline_seconds is None:
+        return None
+    return timedelta(seconds=spec.active_deadline_seconds - training_seconds(status, now))
+
+
+def children_left(spec: FineTuneJobSpec, status: FineTuneJobStatus, now: datetime) -> timedelta | None:
+    """How much longer the children of a finished job stay; None when they stay as long as the job."""
+    if spec.ttl_seconds_after_finished is None or status.completion_time is None:
+        return None
+    return status.completion_time + timedelta(seconds=spec.ttl_seconds_after_finished) - now
