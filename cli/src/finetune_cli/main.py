@@ -6,9 +6,10 @@ import sys
 
 import typer
 
-from finetune_cli.commands.jobs import describe_command, list_command, watch_command
+from finetune_cli.commands.changes import cancel_command, resume_command, submit_command, suspend_command
+from finetune_cli.commands.jobs import describe_command, list_command, logs_command, watch_command
 from finetune_cli.commands.local import run_command
-from finetune_cli.commands.manifests import validate_command
+from finetune_cli.commands.manifests import plan_command, validate_command
 from finetune_cli.errors import CliError
 from finetune_cli.output import print_error
 
@@ -16,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Fine-tuning jobs from the terminal: check, watch and run FineTuneJobs.",
+    help="Fine-tuning jobs from the terminal: plan, submit, watch and run FineTuneJobs.",
     epilog="Exit codes: 0 done, valid or Complete; 1 not confirmed; 2 wrong usage; 3 the cluster cannot be used; "
     "4 no such object; 10 the manifest or the request is wrong; 11 data; 12 out of memory; 13 diverged; 14 storage; "
     "15 rendezvous; 16 hung; 17 preempted; 18 GPUs missing; 19 artifact not intact; 20 internal; 130 and 143 stopped "
@@ -25,9 +26,15 @@ app = typer.Typer(
 
 _ON_A_CLUSTER, _WITHOUT = "On a cluster", "Without a cluster"
 for _name, _command, _panel in (
+    ("submit", submit_command, _ON_A_CLUSTER),
     ("list", list_command, _ON_A_CLUSTER),
     ("describe", describe_command, _ON_A_CLUSTER),
     ("watch", watch_command, _ON_A_CLUSTER),
+    ("logs", logs_command, _ON_A_CLUSTER),
+    ("suspend", suspend_command, _ON_A_CLUSTER),
+    ("resume", resume_command, _ON_A_CLUSTER),
+    ("cancel", cancel_command, _ON_A_CLUSTER),
+    ("plan", plan_command, _WITHOUT),
     ("validate", validate_command, _WITHOUT),
     ("run", run_command, _WITHOUT),
 ):

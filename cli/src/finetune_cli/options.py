@@ -57,6 +57,7 @@ Kubeconfig = Annotated[
     ),
 ]
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob.", autocompletion=complete_job)]
+PlanOutput = Annotated[Output, typer.Option("--output", "-o", help="Form of the output: table, json or yaml.")]
 OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="Form of the output.")]
 Selector = Annotated[
     str, typer.Option("--selector", "-l", metavar="LABELS", help="Only jobs with these labels, such as team=a.")

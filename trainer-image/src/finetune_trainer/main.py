@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("stage", choices=("prepare", "train", "worker"), help="worker is what train starts itself")
     parser.add_argument("--plan", type=Path, required=True, help="the run plan, a JSON file")
     options = parser.parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=log_format(os.environ))
     try:
         plan = read_plan(options.plan)
     except TrainerError as error:
@@ -32,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_termination_message(outcome, os.environ)
         return code
     return _run(options.stage, plan)
+
+
+def log_format(environment: Mapping[str, str]) -> str:
+    """Form of a log line. Workers of one pod write into one log: each says its rank (torchrun sets RANK)."""
+    rank = environment.get("RANK")
+    return f"%(asctime)s %(levelname)s {f'[rank {rank}] ' if rank else ''}%(name)s %(message)s"
 
 
 def read_plan(path: Path) -> RunPlan:

@@ -20,8 +20,6 @@ from finetune_cli.documents import Object, objects_at
 from finetune_cli.errors import ClusterError, HiccupError
 
 FIELD_MANAGER = "kubectl-finetune"
-APPLY = "application/apply-patch+yaml"
-MERGE = "application/merge-patch+json"
 # Longer than any answer of a healthy API server.
 _TIMEOUT_SECONDS = 30.0
 _PAGE = 500
@@ -65,14 +63,17 @@ class Kube:
         options = [("fieldManager", FIELD_MANAGER), ("fieldValidation", "Strict"), *query]
         return self._json(call, "PATCH", options, body, content_type)
 
-    def delete(self, plural: str, namespace: str, name: str) -> Object:
-        """Deletes an object, and in the background what belongs to it."""
-        return self._json(Call("delete", plural, namespace, name), "DELETE", [("propagationPolicy", "Background")])
+    def delete(self, plural: str, namespace: str, name: str, uid: str) -> Object:
+        """Deletes this very object, and in the background what belongs to it."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+        call = Call("delete", plural, namespace, name)
+        return self._json(call, "DELETE", body=body | {"propagationPolicy": "Background"})
 
-    def log(self, namespace: str, pod: str, follow: bool = False) -> Iterator[bytes]:
-        """A pod's log in pieces, to its end; with ``follow`` until the container ends."""
+    def log(self, namespace: str, pod: str, follow: bool = False, tail: int | None = None) -> Iterator[bytes]:
+        """A pod's log in pieces, or its last ``tail`` lines; with ``follow`` until the container ends."""
         call = Call("get", PODS, namespace, pod, "log")
-        response = self._send(call, "GET", [("follow", "true")] if follow else [], stream=True, patient=follow)
+        query = [*([("follow", "true")] if follow else []), *([("tailLines", str(tail))] if tail is not None else [])]
+        response = self._send(call, "GET", query, stream=True, patient=follow)
         with closing(response):
             try:
                 yield from response.stream(_LOG_CHUNK)

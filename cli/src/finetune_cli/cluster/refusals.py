@@ -37,6 +37,8 @@ def refusal(call: Call, status: int, body: str) -> CliError:
             return _missing(call, answer)
         case 409:
             return ClusterError(_conflict(message, answer))
+        case 400 if call.subresource == "log":
+            return MissingObjectError(f"there is no log yet: {message}")
         case 400 | 422:
             return RefusedManifestError(f"the API server refuses it: {message}")
     kind = HiccupError if status in _BUSY else ClusterError

@@ -1,17 +1,21 @@
-"""Commands that read jobs from a cluster: list, describe, watch."""
+"""Commands that read jobs from a cluster: list, describe, watch, logs."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.live import Live
 
+from finetune_api.outcomes import Stage
 from finetune_cli.cluster.target import Target
 from finetune_cli.documents import Object
+from finetune_cli.errors import UsageError
 from finetune_cli.options import Context, JobName, Kubeconfig, Namespace, OutputFormat, Selector
 from finetune_cli.output import Output, as_list, console, note, show, write_document
 
@@ -20,6 +24,13 @@ if TYPE_CHECKING:
     from finetune_cli.render.watching import Seen
 
 # What only some commands need is imported in them: the Kubernetes client alone takes longer than all the rest.
+
+
+class LogStage(StrEnum):
+    """Stages that have pods of their own."""
+
+    PREPARE = Stage.PREPARE.value
+    TRAIN = Stage.TRAIN.value
 
 
 def connected(target: Target) -> Kube:
@@ -83,13 +94,15 @@ def watch(kube: Kube, namespace: str, name: str) -> int:
     """Shows a job until it has ended and returns the exit code that stands for how."""
     from finetune_cli import jobview
     from finetune_cli.cluster.calls import JOBS
+    from finetune_cli.cluster.history import logged_losses
     from finetune_cli.cluster.watching import follow
     from finetune_cli.render.watching import Seen
 
     def fetch() -> Object:
         return kube.get(JOBS, namespace, name)
 
-    first = Seen({}).with_job(fetch())
+    job = fetch()
+    first = Seen({}, *logged_losses(kube, job)).with_job(job)
     out = console()
     if not out.is_terminal:
         return jobview.exit_code_of(follow(first, fetch, PlainLines()).job)
@@ -123,3 +136,49 @@ class PlainLines:
         if seen.trouble and not self._trouble:
             note(seen.trouble)
         self._last, self._trouble = text, seen.trouble
+
+
+def logs_command(
+    name: JobName,
+    rank: Annotated[int, typer.Option("--rank", min=0, help="Training process, over all pods.")] = 0,
+    stage: Annotated[
+        LogStage | None, typer.Option("--stage", help="Stage. Default: train, or prepare while there is no other.")
+    ] = None,
+    attempt: Annotated[int | None, typer.Option("--attempt", min=1, help="Attempt. Default: the newest.")] = None,
+    previous: Annotated[
+        bool, typer.Option("--previous", "-p", help="The attempt before the newest, while its pods exist.")
+    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the pod ends.")] = False,
+    tail: Annotated[int | None, typer.Option("--tail", min=0, metavar="LINES", help="Only the last lines.")] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Print the log of one rank: finds the pod that runs it."""
+    from finetune_cli.cluster.calls import JOBS
+    from finetune_cli.cluster.jobs import pods_of
+    from finetune_cli.cluster.podlogs import Wanted, lines, of_rank, source_of
+    from finetune_cli.jobview import attempt_of
+
+    kube = connected(Target(kubeconfig, context, namespace))
+    job = kube.get(JOBS, kube.namespace, name)
+    if previous:
+        attempt = before(attempt_of(job), attempt)
+    source = source_of(job, pods_of(kube, job), Wanted(rank, Stage(stage.value) if stage else None, attempt))
+    note(source.title)
+    for text in of_rank(lines(kube.log(kube.namespace, source.pod, follow, tail)), source.rank):
+        sys.stdout.buffer.write(text)
+        sys.stdout.flush()
+
+
+def before(newest: int, attempt: int | None) -> int:
+    """The attempt before the newest.
+
+    Raises:
+        UsageError: there is none, or another one was named too.
+    """
+    if attempt is not None:
+        raise UsageError("--previous and --attempt name different attempts; use one of them")
+    if newest < 2:
+        raise UsageError("--previous: there is no attempt before this one")
+    return newest - 1

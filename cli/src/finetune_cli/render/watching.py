@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -27,7 +27,6 @@ class Seen:
     losses: tuple[Point, ...] = ()
     held_out: tuple[Point, ...] = ()
     trouble: str = ""
-    started: datetime | None = field(default=None)
 
     def with_job(self, job: Object) -> Seen:
         """Another version of the job; a new attempt that starts below the last step redraws from there."""
