@@ -30,14 +30,15 @@ def _shape(job: FineTuneJob, seen: Forecast) -> Group:
     spec = job.spec
     device = f"{spec.resources.gpus_per_node} GPUs each" if seen.gpus else "no GPUs"
     batch = spec.hyperparameters.global_batch_size
-    parts = f"{seen.processes} processes x {spec.deepspeed.micro_batch_size} rows x {seen.accumulation} accumulated"
+    rows = counted(spec.deepspeed.micro_batch_size, "row")
+    parts = f"{counted(seen.processes, 'rank')} x {rows} x {seen.accumulation} accumulated"
     return Group(
         facts(
             (
                 ("Prepare", "1 pod on a CPU"),
                 ("Train", f"{counted(seen.pods, 'pod')} with {device}, all or none"),
                 ("GPUs", str(seen.gpus)),
-                ("Batch", f"{batch} rows = {parts}"),
+                ("Batch", f"{counted(batch, 'row')} = {parts}"),
                 ("Steps", _steps(job, seen)),
                 ("Starts from", f"the result of the job {seen.upstream}" if seen.upstream else ""),
                 ("Secrets", ", ".join(seen.secrets)),
