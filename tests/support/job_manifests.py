@@ -139,6 +139,23 @@ REFUSED = [
         id="evaluation without a split",
     ),
     pytest.param(
+        {"spec/evaluation/earlyStopping": {}},
+        "spec.evaluation: Invalid value: early stopping looks at evaluations during training; set "
+        "spec.evaluation.everySteps",
+        id="early stopping without evaluations",
+    ),
+    pytest.param(
+        {"spec/evaluation/publish": "Best"},
+        "spec.evaluation: Invalid value: publish: Best chooses among evaluations during training; set "
+        "spec.evaluation.everySteps",
+        id="the best of one",
+    ),
+    pytest.param(
+        {"spec/evaluation/divergence": {"steps": 3}},
+        "spec.evaluation.divergence.maxLoss: Required value",
+        id="a divergence without a bound",
+    ),
+    pytest.param(
         {"spec/resources": {"gpusPerNode": 2, "processesPerNode": 2}},
         "spec.resources: Invalid value: with GPUs there is one process per GPU; remove spec.resources.processesPerNode",
         id="processes with GPUs",
@@ -201,6 +218,10 @@ ACCEPTED = [
     pytest.param({"spec/hyperparameters/precision": "fp32", "spec/deepspeed/zeroStage": 0}, id="fp32 and stage 0"),
     pytest.param({"spec/method": {"tuning": "full"}}, id="full without options"),
     pytest.param({"spec/model/source": "hf://org/name", "spec/model/revision": "v1"}, id="revision on hf"),
+    pytest.param(
+        {"spec/evaluation": {"everySteps": 5, "earlyStopping": {}, "publish": "Best", "divergence": {"maxLoss": "9"}}},
+        id="everything about evaluation",
+    ),
     pytest.param({"spec/model": {"source": "job://sft", "s3": {}}}, id="the result of another job"),
     pytest.param({"spec/resources/gpusPerNode": None}, id="null takes the default"),
     pytest.param({"metadata/labels": {"team": "a"}, "metadata/annotations": {}}, id="metadata of any object"),

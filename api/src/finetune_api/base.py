@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic.alias_generators import to_camel
 
 DECIMAL_PATTERN = r"^(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?$"
+SIGNED_DECIMAL_PATTERN = DECIMAL_PATTERN.replace("^", "^-?", 1)
 FRACTION_PATTERN = r"^(0(\.[0-9]+)?|1(\.0+)?)$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 DNS_LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -42,6 +43,7 @@ def _integer_to_string(value: object) -> object:
 
 # The CRD holds no floats: a decimal travels as a string, so that no client rounds it on the way.
 DecimalString = Annotated[str, Field(pattern=DECIMAL_PATTERN, max_length=32)]
+SignedDecimalString = Annotated[str, Field(pattern=SIGNED_DECIMAL_PATTERN, max_length=32)]
 FractionString = Annotated[str, Field(pattern=FRACTION_PATTERN, max_length=32)]
 Quantity = Annotated[
     str,

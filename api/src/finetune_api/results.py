@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import DecimalString, Document
+from finetune_api.base import Document, SignedDecimalString
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 RunId = Annotated[str, Field(pattern=r"^r-[0-9a-f]{20}$")]
@@ -50,11 +50,52 @@ class DataSummary(Document):
     without_loss: Annotated[Count, Field(description="Rows of which no token carries loss after truncation.")]
 
 
-class EvaluationResult(Document):
-    """Held-out loss, in nats per token, of the base model and of the trained one on the same rows."""
+Measures = Annotated[dict[str, SignedDecimalString], Field(max_length=16)]
+MAX_HISTORY = 16
 
-    loss_before: Annotated[DecimalString, Field(description="Held-out loss of the base model, in nats per token.")]
-    loss_after: Annotated[DecimalString, Field(description="Held-out loss after training, in nats per token.")]
+
+class EvaluationPoint(Document):
+    """One evaluation during training."""
+
+    step: Annotated[Count, Field(description="Optimizer steps done.")]
+    loss: Annotated[SignedDecimalString, Field(description="Held-out loss.")]
+
+
+class EvaluationResult(Document):
+    """The held-out split measured with the model as it was at the start and as it is published."""
+
+    loss_before: Annotated[
+        SignedDecimalString,
+        Field(description="Held-out loss of the model at the start, in the objective's unit (sft: nats per token)."),
+    ]
+    loss_after: Annotated[SignedDecimalString, Field(description="Held-out loss of the published weights.")]
+    before: Annotated[
+        Measures | None,
+        Field(
+            default=None,
+            description="What else was measured at the start, by name: perplexity and tokenAccuracy of sft, "
+            "rewardAccuracy and rewardMargin of preferences.",
+        ),
+    ]
+    after: Annotated[Measures | None, Field(default=None, description="The same of the published weights.")]
+    published_step: Annotated[
+        Count | None, Field(default=None, description="Optimizer steps that the published weights have seen.")
+    ]
+    best_step: Annotated[
+        Count | None, Field(default=None, description="Step of the lowest held-out loss after the start.")
+    ]
+    stopped_at_step: Annotated[
+        Count | None, Field(default=None, description="Step after which early stopping ended training, if it did.")
+    ]
+    history: Annotated[
+        tuple[EvaluationPoint, ...] | None,
+        Field(
+            default=None,
+            max_length=MAX_HISTORY,
+            description="Held-out losses, oldest first, thinned out evenly; metrics.jsonl has all of them.",
+            json_schema_extra={"x-kubernetes-list-type": "atomic"},
+        ),
+    ]
 
 
 class Artifact(Document):

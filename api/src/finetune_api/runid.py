@@ -6,7 +6,15 @@ import hashlib
 import json
 from typing import Any
 
-from finetune_api.spec import DatasetSpec, FineTuneJobSpec, LoraOptions, Tuning, source_settings
+from finetune_api.spec import (
+    DatasetSpec,
+    EvaluationSpec,
+    FineTuneJobSpec,
+    LoraOptions,
+    Publish,
+    Tuning,
+    source_settings,
+)
 
 # Raise it when a change of the trainer changes the weights that the same definition gives.
 RECIPE_VERSION = 2
@@ -36,7 +44,7 @@ def training_definition(
         "data": data | data_settings(spec.dataset),
         "method": {"objective": method.objective.value, "tuning": method.tuning.value, "lora": lora},
         "hyperparameters": spec.hyperparameters.to_wire(),
-        "evaluation": spec.evaluation.to_wire(),
+        "evaluation": _evaluation(spec.evaluation),
     }
 
 
@@ -49,6 +57,12 @@ def data_settings(dataset: DatasetSpec) -> dict[str, Any]:
         "chatTemplate": dataset.chat_template and sha256_digest(dataset.chat_template.encode()),
     }
     return {name: value for name, value in settings.items() if value and (isinstance(value, str) or any(value))}
+
+
+def _evaluation(evaluation: EvaluationSpec) -> dict[str, Any]:
+    """What of it changes the weights that are published: when a run is given up does not, nor does the usual choice."""
+    usual = {"publish"} if evaluation.publish is Publish.LAST else set()
+    return {key: value for key, value in evaluation.to_wire().items() if key not in {"divergence", *usual}}
 
 
 def run_id(definition: dict[str, Any]) -> str:

@@ -21,6 +21,8 @@ def _id(fields: dict[str, Any] | None = None, model: str = "a", train: str = "b"
 
 
 CHANGING: dict[str, dict[str, Any]] = {
+    "early stopping": {"evaluation": {"everySteps": 7, "earlyStopping": {"patience": 2}}},
+    "publishing the best weights": {"evaluation": {"everySteps": 7, "publish": "Best"}},
     "base model's public name": {"model": {"name": "org/other"}},
     "truncation": {"dataset": {"tooLong": "Refuse"}},
     "tuning": {"method": {"tuning": "full"}},
@@ -64,6 +66,8 @@ KEEPING: dict[str, dict[str, Any]] = {
     "output's access": {"output": {"s3": {"credentialsSecretRef": {"name": "s"}}}},
     "suspend": {"suspend": True},
     "backoff limit": {"backoffLimit": 0},
+    "divergence": {"evaluation": {"divergence": {"maxLoss": "10"}}},
+    "publishing the last weights, written out": {"evaluation": {"publish": "Last"}},
     "defaults written out": {
         "method": {"objective": "sft", "tuning": "lora", "lora": {"rank": 16, "targetModules": ["all-linear"]}},
         "hyperparameters": {"learningRate": "2e-4", "seed": 42},

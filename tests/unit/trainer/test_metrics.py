@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.artifact.report import render_report, thinned
+from finetune_trainer.artifact.report import render_report
 from finetune_trainer.training.metrics import (
     EvaluationMetrics,
     MetricsFile,
@@ -94,10 +94,12 @@ def test_metrics_file_has_a_line_per_step_and_evaluation(tmp_path: Path) -> None
 
 def test_report_draws_both_curves_and_the_table() -> None:
     steps = [replace(STEP, step=number, loss=4.0 - number) for number in (1, 2, 3)]
-    page = render_report("team/<job>", steps, [EvaluationMetrics(0, 3.5), EvaluationMetrics(3, 1.25)])
+    measured = [EvaluationMetrics(0, 3.5, {"perplexity": 33.1}), EvaluationMetrics(3, 1.25, {"perplexity": 3.49})]
+    page = render_report("team/<job>", steps, measured)
     assert "<title>team/&lt;job&gt;</title>" in page
     assert page.count("<polyline") == 2
-    assert "<tr><td>3</td><td>1.2500</td></tr>" in page
+    assert "<tr><th>step</th><th>loss</th><th>perplexity</th></tr>" in page
+    assert "<tr><td>3</td><td>1.25</td><td>3.49</td></tr>" in page
     # Steps 0 to 3 over 740 units, losses 1 to 3.5 over 240.
     assert 'points="306.7,108.0 553.3,204.0 800.0,300.0"' in page
     assert "http" not in page
@@ -106,11 +108,3 @@ def test_report_draws_both_curves_and_the_table() -> None:
 def test_report_of_one_point_and_of_none() -> None:
     assert 'points="60.0,60.0"' in render_report("one", [STEP], [])
     assert "No step was measured." in render_report("none", [], [])
-
-
-def test_long_runs_are_thinned_and_keep_their_last_point() -> None:
-    steps = [replace(STEP, step=number) for number in range(1, 1002)]
-    kept = [step.step for step in thinned(steps, 100)]
-    assert len(kept) <= 101
-    assert kept[0] == 1
-    assert kept[-1] == 1001

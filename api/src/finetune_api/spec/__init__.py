@@ -11,7 +11,7 @@ from finetune_api.spec.dataset import (
     ValidationSpec,
     source_settings,
 )
-from finetune_api.spec.evaluation import EvaluationSpec
+from finetune_api.spec.evaluation import DivergenceSpec, EarlyStoppingSpec, EvaluationSpec, Publish
 from finetune_api.spec.hyperparameters import HyperparametersSpec, Optimizer, Precision, Schedule
 from finetune_api.spec.job import MAX_NAME_LENGTH, FineTuneJobSpec, OutputSpec
 from finetune_api.spec.method import LoraOptions, MethodSpec, Objective, Tuning
@@ -26,6 +26,8 @@ __all__ = [
     "DataSource",
     "DatasetSpec",
     "DeepSpeedSpec",
+    "DivergenceSpec",
+    "EarlyStoppingSpec",
     "EvaluationSpec",
     "FieldMapping",
     "FineTuneJobSpec",
@@ -38,6 +40,7 @@ __all__ = [
     "Optimizer",
     "OutputSpec",
     "Precision",
+    "Publish",
     "ResourcesSpec",
     "S3Access",
     "Schedule",

@@ -143,7 +143,7 @@ class FineTuneJobSpec(Document):
         EvaluationSpec,
         Field(
             default_factory=EvaluationSpec,
-            description="When the held-out split is evaluated.",
+            description="When the held-out split is evaluated, and what follows from it.",
             json_schema_extra=_immutable("evaluation"),
         ),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from finetune_trainer.training.metrics import EvaluationMetrics, StepMetrics
+from finetune_trainer.training.metrics import EvaluationMetrics, StepMetrics, decimal, thinned
 
 _WIDTH, _HEIGHT, _MARGIN = 860, 360, 60
 # A browser draws no more points than this apart; longer runs are thinned.
@@ -18,8 +18,7 @@ def render_report(title: str, steps: Sequence[StepMetrics], evaluations: Sequenc
     """A page with training and held-out loss over the optimizer steps, and the table of evaluations."""
     training = [(float(point.step), point.loss) for point in thinned(steps, _MAX_POINTS)]
     held_out = [(float(point.step), point.loss) for point in evaluations]
-    rows = "".join(f"<tr><td>{int(step)}</td><td>{loss:.4f}</td></tr>" for step, loss in held_out)
-    table = f"<table><tr><th>step</th><th>held-out loss</th></tr>{rows}</table>" if rows else ""
+    table = _table(evaluations)
     return (
         "<!doctype html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -29,11 +28,19 @@ def render_report(title: str, steps: Sequence[StepMetrics], evaluations: Sequenc
     )
 
 
-def thinned(steps: Sequence[StepMetrics], most: int) -> list[StepMetrics]:
-    """At most about ``most`` evenly spaced points, always with the last."""
-    stride = max(1, -(-len(steps) // most))
-    kept = list(steps[::stride])
-    return kept if not steps or kept[-1] is steps[-1] else [*kept, steps[-1]]
+def _table(evaluations: Sequence[EvaluationMetrics]) -> str:
+    """Every evaluation with all that it measured."""
+    if not evaluations:
+        return ""
+    names = ("loss", *evaluations[0].metrics)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("step", *names))
+    rows = (
+        f"<tr><td>{point.step}</td>"
+        + "".join(f"<td>{decimal({'loss': point.loss, **point.metrics}[name])}</td>" for name in names)
+        + "</tr>"
+        for point in evaluations
+    )
+    return f"<h2>Held-out split</h2><table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def _chart(training: list[Point], held_out: list[Point]) -> str:

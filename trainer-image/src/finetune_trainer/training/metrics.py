@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 from finetune_api.reports import Progress, Straggler
+
+PointT = TypeVar("PointT")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,13 @@ class EvaluationMetrics:
 def decimal(value: float) -> str:
     """Six significant digits, as a decimal string of the API."""
     return f"{value:.6g}"
+
+
+def thinned(points: Sequence[PointT], most: int) -> list[PointT]:
+    """At most ``most`` (two or more) evenly spaced points, with the first and the last."""
+    if len(points) <= most:
+        return list(points)
+    return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]
 
 
 def duration(seconds: float) -> str:

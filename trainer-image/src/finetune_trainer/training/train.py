@@ -14,6 +14,7 @@ import torch
 from finetune_api.outcomes import Stage
 from finetune_api.plan import RunPlan
 from finetune_api.results import EvaluationResult, Prepared
+from finetune_api.spec import Publish
 from finetune_trainer.artifact.export import export, kind_of
 from finetune_trainer.artifact.manifest import Kind
 from finetune_trainer.artifact.report import render_report
@@ -27,11 +28,11 @@ from finetune_trainer.training.engine import Engine
 from finetune_trainer.training.evaluate import evaluate
 from finetune_trainer.training.heartbeat import AnyPulse, NoPulse, Phase
 from finetune_trainer.training.hyperparameters import effective_values
+from finetune_trainer.training.judgement import best, diverged, evaluation_result, exhausted, with_perplexity
 from finetune_trainer.training.metrics import (
     EvaluationMetrics,
     MetricsFile,
     StepMetrics,
-    decimal,
     log_line,
     progress_of,
 )
@@ -89,6 +90,7 @@ class Training:
         self._pace = Pace(place.rank, place.world_size)
         self._steps: list[StepMetrics] = []
         self._evaluations: list[EvaluationMetrics] = []
+        self._stopped_at: int | None = None
         self._title = f"{plan.job.namespace}/{plan.job.name}, attempt {plan.attempt}"
 
     def run(self, splits: Splits) -> Trained:
@@ -101,7 +103,7 @@ class Training:
         self._pulse.enter(Phase.LOAD)
         self._reporter.report(Stage.TRAIN, "loading the model")
         self._log_hyperparameters()
-        model = build_model(self._workspace.model, self._spec, self._adapter)
+        self._model = model = build_model(self._workspace.model, self._spec, self._adapter)
         # Dropout must differ between the ranks; everything before this line must not.
         torch.manual_seed(self._spec.hyperparameters.seed + 1 + self._place.rank)
         engine = Engine(model, self._spec, self._place.rank, self._place.world_size, self._place.device)
@@ -111,15 +113,14 @@ class Training:
         finally:
             if metrics:
                 metrics.close()
-        leader = self._place.rank == 0
-        self._pulse.enter(Phase.EXPORT)
-        export(engine, model, self._spec, self._workspace.model, self._workspace.artifact if leader else None)
-        if leader:
+        if not self._keeps_best:
+            self._export(engine)
+        if self._place.rank == 0:
             self._write_records()
         return Trained(kind_of(model), self._evaluation())
 
     def _train(self, engine: Engine, splits: Splits, metrics: MetricsFile | None) -> None:
-        every, total = self._spec.evaluation.every_steps, self._prepared.steps
+        options, total = self._spec.evaluation, self._prepared.steps
         order = self._order(splits.train)
         self._evaluate(engine, splits, metrics, 0)
         started = time.perf_counter()
@@ -129,10 +130,35 @@ class Training:
             self._pace.end_step(engine.sum_over_ranks)
             self._steps.append(measured)
             self._publish_step(metrics, measured, (time.perf_counter() - started) / (step + 1))
-            if every and (step + 1) % every == 0 and step + 1 < total:
+            self._check_bound()
+            if options.every_steps and (step + 1) % options.every_steps == 0 and step + 1 < total:
                 self._evaluate(engine, splits, metrics, step + 1)
+                if self._leader_says(engine, exhausted(self._evaluations, options.early_stopping)):
+                    self._stop_early(step + 1)
+                    return
         self.stage = Stage.EVALUATE
         self._evaluate(engine, splits, metrics, total)
+
+    @property
+    def _keeps_best(self) -> bool:
+        """Whether the best weights are exported whenever an evaluation finds them, instead of the last at the end."""
+        return self._spec.evaluation.publish is Publish.BEST
+
+    def _stop_early(self, step: int) -> None:
+        self.stage, self._stopped_at = Stage.EVALUATE, step
+        if self._place.rank == 0:
+            lowest = best(self._evaluations)
+            logger.info("stopped after step %d: no improvement since step %d", step, lowest.step if lowest else 0)
+
+    def _leader_says(self, engine: Engine, verdict: bool) -> bool:
+        """The verdict of rank 0, so that no difference in a last bit can part the ranks. Collective."""
+        (votes,) = engine.sum_over_ranks(float(verdict and self._place.rank == 0))
+        return votes > 0
+
+    def _export(self, engine: Engine) -> None:
+        self._pulse.enter(Phase.EXPORT)
+        into = self._workspace.artifact if self._place.rank == 0 else None
+        export(engine, self._model, self._spec, self._workspace.model, into)
 
     def _order(self, split: TokenizedSplit) -> BatchOrder | PackedOrder:
         options = self._spec.hyperparameters
@@ -193,20 +219,29 @@ class Training:
         self._reporter.report(self.stage, f"evaluating {len(splits.validation)} held-out rows after step {step}")
         means = evaluate(engine, self._objective, splits.validation, len(splits.validation))
         self._check(means.loss, f"the held-out loss after step {step}")
-        self._evaluations.append(EvaluationMetrics(step, means.loss, means.metrics))
+        measures = with_perplexity(self._spec.method.objective, means.loss, means.metrics)
+        self._evaluations.append(EvaluationMetrics(step, means.loss, measures))
         if metrics:
             metrics.write(self._evaluations[-1])
             print(f"held-out loss {means.loss:.4f} after step {step}", flush=True)
+        if self._keeps_best and self._leader_says(engine, best(self._evaluations) is self._evaluations[-1]):
+            self._export(engine)
 
     def _check(self, value: float, name: str) -> None:
         if not math.isfinite(value):
             raise Diverged(f"{name} is {value}", _REMEDY_DIVERGED)
 
+    def _check_bound(self) -> None:
+        options = self._spec.evaluation.divergence
+        why = diverged([step.loss for step in self._steps[-options.steps :]], options) if options else None
+        if why:
+            raise Diverged(why, _REMEDY_DIVERGED)
+
     def _evaluation(self) -> EvaluationResult | None:
         if not self._evaluations:
             return None
-        before, after = self._evaluations[0].loss, self._evaluations[-1].loss
-        return EvaluationResult(loss_before=decimal(before), loss_after=decimal(after))
+        published = best(self._evaluations) if self._keeps_best else None
+        return evaluation_result(self._evaluations, published or self._evaluations[-1], self._stopped_at)
 
     def _log_hyperparameters(self) -> None:
         if self._place.rank == 0:
