@@ -23,6 +23,7 @@ demo: env ## Fine-tune SmolLM2-135M with kubectl on a sandbox cluster of this ma
 
 test: lint verify ## Run all checks and tests (KUBECONFIG set: cluster tests run there)
 	@python -m finetune_sandbox build
+	@python -m finetune_sandbox helm
 	@python -m pytest $(PYTEST_FLAGS)
 
 lint: env ## ruff, mypy and the import contracts
@@ -31,13 +32,15 @@ lint: env ## ruff, mypy and the import contracts
 	@mypy
 	@lint-imports
 
-crds: env ## Write crds/ and docs/reference.md from api/
+crds: env ## Write crds/ and docs/reference.md from api/, docs/values.md from the chart
 	@python scripts/generate_crds.py
 	@python scripts/generate_reference.py
+	@python scripts/generate_values_reference.py
 
 verify: env ## Fail when a generated file is behind its source
 	@python scripts/generate_crds.py --check
 	@python scripts/generate_reference.py --check
+	@python scripts/generate_values_reference.py --check
 
 bench: env ## Measure against bare peers in the same run
 	@python -m benchmarks.latency

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_sandbox import binaries, compiler, toolchain
+from finetune_sandbox import binaries, compiler, programs, toolchain
 from finetune_sandbox.errors import CompileFailed, ControlPlaneUnavailable
 from finetune_sandbox.toolchain import Toolchain
 
@@ -71,7 +71,7 @@ def test_compiles_once(fake_go: FakeGo, calls: Path, tmp_path: Path, capsys: pyt
     assert folder.is_relative_to(tmp_path / "cache/finetune-operator/controlplane")
     assert binaries.missing_from(folder) == []
     messages = capsys.readouterr().err
-    assert "Fetching the control plane's Go modules" in messages
+    assert "Fetching the Go modules of the control plane" in messages
     assert "Compiling the control plane (once, about 6 minutes on 2 cores), of 2: 1, 0 s" in messages
     assert "Compiled the control plane in 0 s" in messages
     assert binaries.obtain() == folder
@@ -209,18 +209,18 @@ def test_required_version_is_the_go_line() -> None:
 
 def test_cache_key_depends_on_everything_that_goes_in() -> None:
     keys = {
-        binaries.cache_key({"go.mod": b"a", "main.go": b"b"}, "go1.26.8", "linux-x86_64"),
-        binaries.cache_key({"go.mod": b"ab", "main.go": b""}, "go1.26.8", "linux-x86_64"),
-        binaries.cache_key({"go.mod": b"a", "main.go": b"c"}, "go1.26.8", "linux-x86_64"),
-        binaries.cache_key({"go.mod": b"a", "main.go": b"b"}, "go1.27.3", "linux-x86_64"),
-        binaries.cache_key({"go.mod": b"a", "main.go": b"b"}, "go1.26.8", "linux-aarch64"),
+        programs.cache_key({"go.mod": b"a", "main.go": b"b"}, "go1.26.8", "linux-x86_64"),
+        programs.cache_key({"go.mod": b"ab", "main.go": b""}, "go1.26.8", "linux-x86_64"),
+        programs.cache_key({"go.mod": b"a", "main.go": b"c"}, "go1.26.8", "linux-x86_64"),
+        programs.cache_key({"go.mod": b"a", "main.go": b"b"}, "go1.27.3", "linux-x86_64"),
+        programs.cache_key({"go.mod": b"a", "main.go": b"b"}, "go1.26.8", "linux-aarch64"),
     }
     assert len(keys) == 5
 
 
 def test_build_is_reproducible_and_tells_its_version() -> None:
-    arguments = compiler.build_arguments("v1.36.3", Path("/out/controlplane"))
-    assert {"-mod=readonly", "-trimpath", "-o=/out/controlplane"} <= set(arguments)
+    arguments = compiler.build_arguments(binaries.CONTROL_PLANE.program, Path("/out/controlplane"))
+    assert {"-mod=readonly", "-trimpath", "-tags=grpcnotrace", "-o=/out/controlplane", "."} <= set(arguments)
     linker = next(argument for argument in arguments if argument.startswith("-ldflags="))
     assert "-s -w" in linker
     assert "-X k8s.io/component-base/version.gitVersion=v1.36.3" in linker

@@ -72,13 +72,16 @@ def merged(base: Object, changes: Object) -> Object:
 
 @dataclass
 class Platform:
-    """A cluster, an object store with a tiny model and data in it, and a running operator."""
+    """A cluster, an object store with a tiny model and data in it, and a running operator.
+
+    The operator is a process of this machine, or None for one that runs in the cluster.
+    """
 
     kubeconfig: Path
     store: dict[str, str]
     bucket: str
     folder: str
-    operator: OperatorProcess
+    operator: OperatorProcess | None = None
 
     @cached_property
     def s3(self) -> Any:

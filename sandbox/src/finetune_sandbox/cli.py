@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from finetune_sandbox import binaries, lifecycle, parts, status
+from finetune_sandbox import binaries, helm, lifecycle, parts, status
 from finetune_sandbox.api import Sandbox
 from finetune_sandbox.errors import SandboxError
 from finetune_sandbox.layout import Layout, default_state_dir
@@ -85,6 +85,11 @@ def _build(_options: argparse.Namespace) -> int:
     return 0
 
 
+def _helm(_options: argparse.Namespace) -> int:
+    print(helm.obtain())
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m finetune_sandbox",
@@ -113,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     logs.set_defaults(run=_logs)
     build = commands.add_parser("build", help="only compile the control plane and print where it is")
     build.set_defaults(run=_build)
+    find_helm = commands.add_parser("helm", help="print where the helm command is, compiling it when it has to")
+    find_helm.set_defaults(run=_helm)
     return parser
 
 

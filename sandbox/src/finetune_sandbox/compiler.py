@@ -7,48 +7,63 @@ import select
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TextIO
 
-from finetune_sandbox.errors import CompileFailed, ControlPlaneUnavailable
+from finetune_sandbox.errors import CompileFailed, ProgramUnavailable
 
-_VERSION_PACKAGE = "k8s.io/component-base/version"
 _TAIL_LINES = 20
 _TERMINAL_SECONDS, _FILE_SECONDS = 1.0, 30.0
 
 
-def compile_program(go: Path, source: Path, output: Path, version: str, progress: TextIO) -> None:
-    """Compile the Go program in ``source`` to ``output``; about 6 minutes on 2 cores when nothing is cached.
+@dataclass(frozen=True)
+class Program:
+    """A Go program and how it is built.
+
+    Attributes:
+        title: what messages call it.
+        duration: how long compiling takes when nothing is cached.
+        package: what is compiled; the folder of its go.mod by default.
+        stamps: string variables that the linker sets, such as versions.
+        tags: build tags.
+    """
+
+    title: str
+    duration: str
+    package: str = "."
+    stamps: Mapping[str, str] = field(default_factory=dict)
+    tags: str = ""
+
+
+def compile_program(go: Path, source: Path, output: Path, program: Program, progress: TextIO) -> None:
+    """Compile a program whose go.mod and go.sum are in ``source`` to ``output``.
 
     Raises:
-        ControlPlaneUnavailable: the Go modules cannot be fetched.
+        ProgramUnavailable: the Go modules cannot be fetched.
         CompileFailed: the compiler failed for another reason.
     """
-    packages = _fetch(go, source, progress)
-    reporter = Progress(progress, f"Compiling the control plane (once, about 6 minutes on 2 cores), of {packages}")
-    result = _follow([str(go), *build_arguments(version, output)], source, reporter)
+    packages = _fetch(go, source, program, progress)
+    reporter = Progress(progress, f"Compiling {program.title} (once, about {program.duration}), of {packages}")
+    result = _follow([str(go), *build_arguments(program, output)], source, reporter)
     if result.code != 0:
         raise CompileFailed(f"go build ended with code {result.code}:\n{result.problems}")
 
 
-def build_arguments(version: str, output: Path) -> list[str]:
-    """The arguments of ``go`` that build the control plane as Kubernetes version ``version`` (``v1.36.3``)."""
-    major, minor = version.removeprefix("v").split(".")[:2]
-    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
-    stamps = " ".join(f"-X {_VERSION_PACKAGE}.{name}={value}" for name, value in values.items())
+def build_arguments(program: Program, output: Path) -> list[str]:
+    """The arguments of ``go`` that build a program, reproducibly."""
+    stamps = "".join(f" -X {name}={value}" for name, value in program.stamps.items())
     return [
         "build",
         "-v",
         "-mod=readonly",
         "-trimpath",
         "-buildvcs=false",
-        # As Kubernetes' own build does: without it the linker cannot drop unused methods.
-        "-tags=grpcnotrace",
-        f"-ldflags=-s -w {stamps}",
+        f"-tags={program.tags}",
+        f"-ldflags=-s -w{stamps}",
         f"-o={output}",
-        ".",
+        program.package,
     ]
 
 
@@ -59,12 +74,12 @@ def go_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "GOROOT"} | fixed
 
 
-def _fetch(go: Path, source: Path, progress: TextIO) -> int:
+def _fetch(go: Path, source: Path, program: Program, progress: TextIO) -> int:
     """Fetch the modules and return how many packages there are to compile."""
-    arguments = ["list", "-mod=readonly", "-tags=grpcnotrace", "-deps", "."]
-    result = _follow([str(go), *arguments], source, Progress(progress, "Fetching the control plane's Go modules"))
+    arguments = ["list", "-mod=readonly", f"-tags={program.tags}", "-deps", program.package]
+    result = _follow([str(go), *arguments], source, Progress(progress, f"Fetching the Go modules of {program.title}"))
     if result.code != 0:
-        raise ControlPlaneUnavailable(f"the Go modules cannot be fetched:\n{result.problems}")
+        raise ProgramUnavailable(f"the Go modules cannot be fetched:\n{result.problems}")
     return len(result.output.split())
 
 

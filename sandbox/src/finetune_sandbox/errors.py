@@ -47,16 +47,20 @@ class RequestFailed(SandboxError):
 
 
 class CompileFailed(SandboxError):
-    """The control plane's modules are there, but the Go compiler failed."""
+    """A program's Go modules are there, but the compiler failed."""
 
 
-class ControlPlaneUnavailable(SandboxError):
-    """No control plane can be had here: no binaries, and no Go toolchain or no Go modules to compile them.
+class ProgramUnavailable(SandboxError):
+    """A program can neither be found nor compiled here: no Go toolchain, or no Go modules.
 
-    The exit code is EX_UNAVAILABLE of sysexits.h, so that a script can fall back to running without a cluster.
+    The exit code is EX_UNAVAILABLE of sysexits.h, so that a script can do without.
     """
 
     exit_code = 69
+
+
+class ControlPlaneUnavailable(ProgramUnavailable):
+    """No control plane can be had here: no binaries, and no Go toolchain or no Go modules to compile them."""
 
     def __init__(self, reason: str) -> None:
         """Add the ways to get a control plane to the reason why there is none."""

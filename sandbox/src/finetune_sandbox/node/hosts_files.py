@@ -22,6 +22,7 @@ class HostsFiles:
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
+        self._services: list[str] = []
 
     def add(self, uid: str, name: PodName, path: Path, aliases: list[Json]) -> None:
         """A pod comes: write its file and tell the others."""
@@ -36,6 +37,15 @@ class HostsFiles:
         if entry:
             self._tell(entry.name)
 
+    def set_services(self, lines: list[str]) -> None:
+        """What Services resolve to; every pod is told when that changed."""
+        if lines == self._services:
+            return
+        self._services = lines
+        for entry in self._entries.values():
+            if entry.path.exists():
+                self._write(entry)
+
     def _tell(self, name: PodName) -> None:
         if not name.subdomain:
             return
@@ -46,7 +56,7 @@ class HostsFiles:
     def _write(self, entry: _Entry) -> None:
         """In place, because the file is mounted; longer content first, so that no reader misses a line."""
         others = [other.name for other in self._entries.values()]
-        content = hosts_file(entry.name, others, entry.aliases).encode()
+        content = hosts_file(entry.name, others, entry.aliases, self._services).encode()
         descriptor = os.open(entry.path, os.O_CREAT | os.O_WRONLY, 0o644)
         try:
             os.pwrite(descriptor, content, 0)

@@ -8,7 +8,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote, urlsplit
 
 import finetune_sandbox
 from finetune_sandbox.layout import SHARED_MEMORY
@@ -43,13 +43,20 @@ def this_machine(config: AgentConfig) -> Machine:
     scratch = tuple(path for path in dict.fromkeys((*_TEMPORARY, home)) if path != "/" and os.path.isdir(path))
     own = (str(config.state_dir), str(config.log_dir), str(config.kubeconfig.parent.absolute()))
     hidden = tuple(path for path in dict.fromkeys(own) if covered(path, runtime) or not covered(path, scratch))
-    return Machine(scratch, hidden, runtime, base_environment(dict(os.environ), home), _shared_memory())
+    environment = base_environment(dict(os.environ), home) | api_environment(config.api_server)
+    return Machine(scratch, hidden, runtime, environment, _shared_memory())
 
 
 def base_environment(agent: dict[str, str], home: str) -> dict[str, str]:
     """What a container's environment starts from: of the agent's own only PATH and the language."""
     path = [os.path.dirname(sys.executable), *agent.get("PATH", os.defpath).split(os.pathsep)]
     return {"PATH": os.pathsep.join(dict.fromkeys(path)), "HOME": home, "LANG": agent.get("LANG", "C.UTF-8")}
+
+
+def api_environment(api_server: str) -> dict[str, str]:
+    """By which variables a kubelet tells every container where the API server (an https URL) is."""
+    url = urlsplit(api_server)
+    return {"KUBERNETES_SERVICE_HOST": url.hostname or "", "KUBERNETES_SERVICE_PORT": str(url.port)}
 
 
 def _runtime_paths() -> set[str]:
@@ -76,7 +83,7 @@ def _editable_source() -> set[str]:
         return set()
     document = json.loads(record) if record else {}
     editable = document.get("dir_info", {}).get("editable")
-    return {unquote(urlparse(document["url"]).path)} if editable else set()
+    return {unquote(urlsplit(document["url"]).path)} if editable else set()
 
 
 def _shared_memory() -> Path | None:

@@ -20,6 +20,7 @@ from finetune_sandbox.node.machine import Machine
 from finetune_sandbox.node.nodes import HOST_IP
 from finetune_sandbox.node.recovery import initial_facts
 from finetune_sandbox.node.runner import PodSetting, ProcessRunner, Runner
+from finetune_sandbox.node.services import service_lines
 from finetune_sandbox.node.simulation import SimulatedRunner
 from finetune_sandbox.node.status import TERMINAL, pod_phase
 from finetune_sandbox.node.times import now
@@ -42,6 +43,7 @@ class PodKeeper:
         self._nodes = {node.name: node for node in config.nodes}
         self._events = EventRecorder(kube)
         self._hosts = HostsFiles()
+        self._services: dict[str, Json] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.workers: dict[str, PodWorker] = {}
         # Called whenever a log has grown or a container has ended.
@@ -51,6 +53,7 @@ class PodKeeper:
         """Follow the API for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_pods())
+            tasks.create_task(self._follow_services())
             tasks.create_task(self._refresh())
 
     def find(self, namespace: str, name: str) -> PodWorker | None:
@@ -85,6 +88,23 @@ class PodKeeper:
                 worker.update(change.object)
             else:
                 self._admit(change.object)
+            self._resolve_services()
+
+    async def _follow_services(self) -> None:
+        async for change in follow(self._kube, "/api/v1/services"):
+            if change.kind == "SYNCED":
+                continue
+            uid = change.object["metadata"]["uid"]
+            if change.kind == "GONE":
+                self._services.pop(uid, None)
+            else:
+                self._services[uid] = change.object
+            self._resolve_services()
+
+    def _resolve_services(self) -> None:
+        self._hosts.set_services(
+            service_lines(self._services.values(), (worker.pod for worker in self.workers.values()))
+        )
 
     def _admit(self, pod: Json) -> None:
         uid = pod["metadata"]["uid"]
