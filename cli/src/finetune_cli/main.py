@@ -10,6 +10,7 @@ from finetune_cli.commands.changes import cancel_command, resume_command, submit
 from finetune_cli.commands.jobs import describe_command, list_command, logs_command, watch_command
 from finetune_cli.commands.local import run_command
 from finetune_cli.commands.manifests import plan_command, validate_command
+from finetune_cli.commands.results import artifacts, compare_command, plot_command, report_command
 from finetune_cli.errors import CliError
 from finetune_cli.output import print_error
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     "by SIGINT and SIGTERM.",
 )
 
-_ON_A_CLUSTER, _WITHOUT = "On a cluster", "Without a cluster"
+_ON_A_CLUSTER, _RESULTS, _WITHOUT = "On a cluster", "Published results", "Without a cluster"
 for _name, _command, _panel in (
     ("submit", submit_command, _ON_A_CLUSTER),
     ("list", list_command, _ON_A_CLUSTER),
@@ -34,11 +35,15 @@ for _name, _command, _panel in (
     ("suspend", suspend_command, _ON_A_CLUSTER),
     ("resume", resume_command, _ON_A_CLUSTER),
     ("cancel", cancel_command, _ON_A_CLUSTER),
+    ("plot", plot_command, _RESULTS),
+    ("report", report_command, _RESULTS),
+    ("compare", compare_command, _RESULTS),
     ("plan", plan_command, _WITHOUT),
     ("validate", validate_command, _WITHOUT),
     ("run", run_command, _WITHOUT),
 ):
     app.command(_name, rich_help_panel=_panel)(_command)
+app.add_typer(artifacts, name="artifacts", rich_help_panel=_RESULTS)
 
 
 def main() -> None:

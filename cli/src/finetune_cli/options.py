@@ -58,6 +58,17 @@ Kubeconfig = Annotated[
 ]
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob.", autocompletion=complete_job)]
 PlanOutput = Annotated[Output, typer.Option("--output", "-o", help="Form of the output: table, json or yaml.")]
+_RESULT = "Name of a FineTuneJob, s3:// folder of a run or a job, or a folder that was downloaded."
+ArtifactName = Annotated[str, typer.Argument(metavar="JOB|URI", help=_RESULT, autocompletion=complete_job)]
+OtherArtifactName = Annotated[str, typer.Argument(metavar="JOB|URI", help=_RESULT, autocompletion=complete_job)]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="S3 endpoint, or file:///folder, in place of the job's. Credentials are those of the environment.",
+    ),
+]
 OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="Form of the output.")]
 Selector = Annotated[
     str, typer.Option("--selector", "-l", metavar="LABELS", help="Only jobs with these labels, such as team=a.")

@@ -43,6 +43,8 @@ def test_options_of_a_section_are_those_of_the_command(name: str) -> None:
     told = set(re.findall(r"--[a-z][a-z-]*", rows.replace("--local FILE", "")))
     if "Cluster options apply." in SECTIONS[name]:
         told |= CLUSTER_OPTIONS
+    if "Store options apply." in SECTIONS[name]:
+        told.add("--store")
 
     assert told == served_options(COMMANDS[name])
 

@@ -1,0 +1,1 @@
+"""Reads published artifacts, with the user's own credentials."""
