@@ -14,6 +14,9 @@ from support.clusters import Cluster
 from support.operated import Platform, eventually
 from support.tiny_model import write_chat_rows, write_tiny_model
 
+# How long a job waits for a Secret, and for pods of a gang that cannot be placed.
+GRACES = ["--secret-grace-seconds", "3", "--gang-grace-seconds", "3"]
+
 
 def _store(cluster: Cluster) -> dict[str, str]:
     """The object store beside the cluster: the sandbox's own, or the one that the environment names."""
@@ -23,7 +26,7 @@ def _store(cluster: Cluster) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def platform(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("platform")
-    operator = OperatorProcess.start(cluster.kubeconfig, folder / "operator", ["--secret-grace-seconds", "3"])
+    operator = OperatorProcess.start(cluster.kubeconfig, folder / "operator", GRACES)
     store = _store(cluster)
     prefix = f"tests-{uuid.uuid4().hex[:8]}"
     made = Platform(cluster.kubeconfig, store, store["FINETUNE_SANDBOX_BUCKET"], prefix, operator)

@@ -402,7 +402,8 @@ def _training(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
 def _pending(turn: _Turn, pods: tuple[Pod, ...], running: int) -> Decision:
     """Some pods do not run yet. They are waited for, but not for ever: those that run may hold GPUs meanwhile."""
     avoiding = bool(adjustment_of(turn.job.spec, turn.status.plan).avoided_nodes)
-    block = blocked(pods, turn.policy.waits, turn.now, avoiding)
+    waits = turn.policy.waits.staggered(turn.job.metadata.uid)
+    block = blocked(pods, waits, turn.now, avoiding)
     if block and block.left <= timedelta(0):
         return replace(_attempt_failed(turn, Cause(block.failure, block.node)), delete_jobs=turn.seen.unfinished)
     message = waiting_for(pods) or f"{running} of {turn.job.spec.resources.nodes} pods are running"

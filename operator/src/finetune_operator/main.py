@@ -149,6 +149,14 @@ def _register_login(registry: kopf.OperatorRegistry) -> None:
         )
 
 
+def policy_of(settings: Settings, platform: Platform) -> Policy:
+    return Policy(
+        platform,
+        secret_grace=timedelta(seconds=settings.secret_grace_seconds),
+        gang_grace=timedelta(seconds=settings.gang_grace_seconds),
+    )
+
+
 async def run(settings: Settings) -> None:
     """Runs the operator until SIGTERM or SIGINT.
 
@@ -159,7 +167,7 @@ async def run(settings: Settings) -> None:
     kube = Kube(kubernetes_api.load_configuration())
     authority = await load_authority(kube, settings.namespace)
     platform = Platform(settings.trainer_image, settings.progress_url, authority.certificate.decode())
-    service = Service(settings, kube, Policy(platform, timedelta(seconds=settings.secret_grace_seconds)))
+    service = Service(settings, kube, policy_of(settings, platform))
     host = urlsplit(settings.progress_url).hostname or "localhost"
     context = server_context(*server_certificate(authority, host))
     runner = await serve(service.server().application(), settings.progress_listen, context)

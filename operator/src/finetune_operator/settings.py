@@ -30,6 +30,7 @@ class Settings:
         progress_url: how pods reach it.
         health_listen: where the liveness endpoint listens, or None.
         secret_grace_seconds: how long a job waits for a Secret that does not exist before it fails.
+        gang_grace_seconds: how long pods of a job that are placed wait for others that cannot be, once to twice.
         resync_seconds: how often every job is looked at without being told to.
     """
 
@@ -40,6 +41,7 @@ class Settings:
     progress_url: str
     health_listen: Address | None
     secret_grace_seconds: float
+    gang_grace_seconds: float
     resync_seconds: float
     log_format: str
 
@@ -66,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--progress-url", required=True, help="https URL by which pods reach the progress server")
     add("--health-listen", help="host:port of the liveness endpoint /healthz")
     add("--secret-grace-seconds", type=float, default=30.0, help="wait this long for a Secret that does not exist")
+    add("--gang-grace-seconds", type=float, default=300.0, help="let placed pods wait this long for unplaced ones")
     add("--resync-seconds", type=float, default=60.0, help="look at every job this often without being told to")
     add("--log-format", choices=("plain", "json"), default="plain")
     return parser
@@ -91,6 +94,7 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         progress_url=options.progress_url.rstrip("/"),
         health_listen=parse_address(options.health_listen) if options.health_listen else None,
         secret_grace_seconds=options.secret_grace_seconds,
+        gang_grace_seconds=options.gang_grace_seconds,
         resync_seconds=options.resync_seconds,
         log_format=options.log_format,
     )

@@ -20,6 +20,7 @@ def test_defaults() -> None:
         progress_url="https://operator.example:8443",
         health_listen=None,
         secret_grace_seconds=30.0,
+        gang_grace_seconds=300.0,
         resync_seconds=60.0,
         log_format="plain",
     )
@@ -28,12 +29,13 @@ def test_defaults() -> None:
 def test_everything_can_be_set() -> None:
     options = ["--namespace", "ops", "--watch-namespace", "a", "--watch-namespace", "b", "--log-format", "json"]
     options += ["--progress-listen", "[::1]:9000", "--health-listen", "127.0.0.1:8080"]
-    options += ["--secret-grace-seconds", "5", "--resync-seconds", "2.5"]
+    options += ["--secret-grace-seconds", "5", "--resync-seconds", "2.5", "--gang-grace-seconds", "60"]
     settings = parse_settings([*NEEDED, *options])
     assert settings.namespace == "ops"
     assert settings.watch_namespaces == ("a", "b")
     assert (settings.progress_listen, settings.health_listen) == (Address("::1", 9000), Address("127.0.0.1", 8080))
     assert (settings.secret_grace_seconds, settings.resync_seconds) == (5.0, 2.5)
+    assert settings.gang_grace_seconds == 60.0
     assert settings.log_format == "json"
 
 

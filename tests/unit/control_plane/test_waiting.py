@@ -54,3 +54,11 @@ def test_words(manifest: Object, words: str | None) -> None:
     said = waiting_for([read_pod(PLACED), read_pod(manifest)])
     assert (said or "").endswith(words or "")
     assert (said is None) is (words is None)
+
+
+def test_two_gangs_do_not_give_way_in_step() -> None:
+    first, second = WAITS.staggered("6f0c2b1e"), WAITS.staggered("6f0c2b1f")
+    assert WAITS.gang <= first.gang < 2 * WAITS.gang
+    assert WAITS.gang <= second.gang < 2 * WAITS.gang
+    assert abs(first.gang - second.gang) > timedelta(seconds=1)
+    assert (first, first.secret, first.image) == (WAITS.staggered("6f0c2b1e"), WAITS.secret, WAITS.image)
