@@ -176,11 +176,11 @@ TRAINING: dict[str, Case] = {
     ),
     "half a gang is not kept for ever": Case(
         "Starting",
-        "could not be placed for 5 min",
+        "could not be placed for",
         started(**TWO),
         (batch_job(),),
         (pod(scheduled=50), pod(index=1, phase="Pending", conditions=(unschedulable("0/4 nodes"),))),
-        now=351,
+        now=651,
         changes=TWO,
         deletes=(TRAIN_JOB,),
         again=0,
