@@ -56,7 +56,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "two tunings at once": (
         {"method": {"tuning": "full", "lora": {"rank": 4}}},
         "spec.method: Invalid value: method.lora is set but method.tuning is not lora: a job has one tuning; "
-        "remove spec.method.lora or set spec.method.tuning to lora",
+        "remove spec.method.lora or set spec.method.tuning to lora or qlora",
     ),
     "bf16 with stage 0": (
         {"deepspeed": {"zeroStage": 0}},

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from support.refused_methods import REFUSED_METHODS
+
 MANIFEST: dict[str, Any] = {
     "apiVersion": "finetune.dev/v1alpha1",
     "kind": "FineTuneJob",
@@ -37,6 +39,7 @@ def edited(changes: dict[str, Any]) -> dict[str, Any]:
 
 # Each with the one message that it deserves.
 REFUSED = [
+    *REFUSED_METHODS,
     pytest.param({"spec/foo": 1}, 'unknown field "spec.foo"', id="unknown field"),
     pytest.param(
         {"spec/dataset/train/0/fromat": "chat"}, 'unknown field "spec.dataset.train[0].fromat"', id="in a list"
@@ -89,12 +92,12 @@ REFUSED = [
     pytest.param(
         {"spec/method": {"tuning": "full", "lora": {"rank": 8}}},
         "spec.method: Invalid value: method.lora is set but method.tuning is not lora: a job has one tuning; "
-        "remove spec.method.lora or set spec.method.tuning to lora",
+        "remove spec.method.lora or set spec.method.tuning to lora or qlora",
         id="two tunings at once",
     ),
     pytest.param(
-        {"spec/method/tuning": "qlora"},
-        'spec.method.tuning: Unsupported value: "qlora": supported values: "lora", "full"',
+        {"spec/method/tuning": "prefix"},
+        'spec.method.tuning: Unsupported value: "prefix": supported values: "lora", "qlora", "partial", "full"',
         id="tuning that is not served",
     ),
     pytest.param(

@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,20 @@ VOCABULARY = 256
 BUCKET = "bucket"
 
 
+_FORMATS = {"sft": "chat", "kto": "unpaired", "dpo": "preference", "orpo": "preference", "reward": "preference"}
+_TUNINGS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "partial": {"partial": {"lastBlocks": 1, "parameters": ["model.norm.*"]}},
+    "lora": {"lora": {"rank": 4, "alpha": 8}},
+    "qlora": {"lora": {"rank": 4, "alpha": 8}},
+}
+
+
 def make_spec(
     *,
+    objective: str = "sft",
     tuning: str = "lora",
+    method: Mapping[str, Any] | None = None,
     precision: str = "fp32",
     stage: int = 2,
     nodes: int = 1,
@@ -54,12 +67,14 @@ def make_spec(
         "precision": precision,
         "seed": 7,
     }
-    own_split = {"validation": {"sources": [{"source": f"s3://{BUCKET}/data/validation.jsonl"}]}} if held_out else {}
+    kind = {"format": _FORMATS[objective]}
+    held_out_source = {"source": f"s3://{BUCKET}/data/validation.jsonl"} | kind
+    own_split = {"validation": {"sources": [held_out_source]}} if held_out else {}
     return FineTuneJobSpec.model_validate(
         {
             "model": {"source": "s3://bucket/model", "name": "example/tiny-llama"},
-            "dataset": {"train": [{"source": f"s3://{BUCKET}/data/train.jsonl"}], **own_split},
-            "method": {"tuning": tuning, **({"lora": {"rank": 4, "alpha": 8}} if tuning == "lora" else {})},
+            "dataset": {"train": [{"source": f"s3://{BUCKET}/data/train.jsonl"} | kind], **own_split},
+            "method": {"objective": objective, "tuning": tuning} | _TUNINGS[tuning] | dict(method or {}),
             "hyperparameters": options | hyperparameters,
             "resources": {"nodes": nodes, "gpusPerNode": gpus} | ({} if gpus else {"processesPerNode": processes}),
             "deepspeed": {"zeroStage": stage, "microBatchSize": micro_batch_size},
@@ -80,10 +95,41 @@ def random_split(rows: int, seed: int) -> SplitArrays:
     return SplitArrays(random.integers(0, VOCABULARY, tokens).astype(np.int32), mask, offsets)
 
 
-def write_prepared_data(folder: Path, train_rows: int = 21, validation_rows: int = 3) -> SplitsSummary:
+def random_completions(rows: int, seed: int, each: int = 1) -> SplitArrays:
+    """Prompts of 2 to 12 random tokens with ``each`` completions of as many, one sequence per completion."""
+    random = np.random.default_rng(seed)
+    ids: list[int] = []
+    mask: list[int] = []
+    offsets = [0]
+    for _ in range(rows):
+        prompt = random.integers(0, VOCABULARY, random.integers(2, 13)).tolist()
+        for _ in range(each):
+            completion = random.integers(0, VOCABULARY, random.integers(2, 13)).tolist()
+            ids += prompt + completion
+            mask += [0] * len(prompt) + [1] * len(completion)
+            offsets.append(len(ids))
+    return SplitArrays(np.array(ids, np.int32), np.array(mask, np.uint8), np.array(offsets, np.int64))
+
+
+def split_for(objective: str, rows: int, seed: int) -> SplitArrays:
+    """Random rows of the kind that an objective learns from."""
+    if objective == "sft":
+        return random_split(rows, seed)
+    if objective == "kto":
+        desirable = np.random.default_rng(seed).integers(0, 2, rows).astype(np.uint8)
+        return replace(random_completions(rows, seed), desirable=desirable)
+    return replace(random_completions(rows, seed, each=2), paired=True)
+
+
+def write_prepared_data(
+    folder: Path, train_rows: int = 21, validation_rows: int = 3, objective: str = "sft"
+) -> SplitsSummary:
     """What the prepare stage leaves: two splits and their summary."""
     folder.mkdir(parents=True)
-    splits = {TRAIN_FILE: random_split(train_rows, 0), VALIDATION_FILE: random_split(validation_rows, 1)}
+    splits = {
+        TRAIN_FILE: split_for(objective, train_rows, 0),
+        VALIDATION_FILE: split_for(objective, validation_rows, 1),
+    }
     for name, split in splits.items():
         write_split(folder / name, split)
     digests = {name: f"sha256:{hashlib.sha256((folder / name).read_bytes()).hexdigest()}" for name in splits}
@@ -99,7 +145,7 @@ def write_prepared_data(folder: Path, train_rows: int = 21, validation_rows: int
 def _summary(digest: str, split: SplitArrays) -> SplitSummary:
     return SplitSummary(
         digest=digest,
-        rows=len(split.offsets) - 1,
+        rows=(len(split.offsets) - 1) // (2 if split.paired else 1),
         tokens=len(split.input_ids),
         loss_tokens=int(split.loss_mask.sum()),
         truncated=0,

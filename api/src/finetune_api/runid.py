@@ -6,15 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from finetune_api.spec import (
-    DatasetSpec,
-    EvaluationSpec,
-    FineTuneJobSpec,
-    LoraOptions,
-    Publish,
-    Tuning,
-    source_settings,
-)
+from finetune_api.spec import DatasetSpec, EvaluationSpec, FineTuneJobSpec, MethodSpec, Publish, source_settings
 
 # Raise it when a change of the trainer changes the weights that the same definition gives.
 RECIPE_VERSION = 2
@@ -34,15 +26,13 @@ def training_definition(
     spec: FineTuneJobSpec, model_digest: str, train_digest: str, validation_digest: str | None
 ) -> dict[str, Any]:
     """The canonical definition of a run. Names, places, resources and scheduling are no part of it."""
-    method = spec.method
-    lora = (method.lora or LoraOptions()).to_wire() if method.tuning is Tuning.LORA else None
     data: dict[str, Any] = {"train": train_digest, "validation": validation_digest}
     data["tooLong"] = spec.dataset.too_long.value
     return {
         "recipe": RECIPE_VERSION,
         "model": {"digest": model_digest, "name": spec.model.name},
         "data": data | data_settings(spec.dataset),
-        "method": {"objective": method.objective.value, "tuning": method.tuning.value, "lora": lora},
+        "method": _method_definition(spec.method),
         "hyperparameters": spec.hyperparameters.to_wire(),
         "evaluation": _evaluation(spec.evaluation),
     }
@@ -63,6 +53,19 @@ def _evaluation(evaluation: EvaluationSpec) -> dict[str, Any]:
     """What of it changes the weights that are published: when a run is given up does not, nor does the usual choice."""
     usual = {"publish"} if evaluation.publish is Publish.LAST else set()
     return {key: value for key, value in evaluation.to_wire().items() if key not in {"divergence", *usual}}
+
+
+def _method_definition(method: MethodSpec) -> dict[str, Any]:
+    """Objective and tuning, and the options of these two only, defaults written out.
+
+    What is off is left out, so that a new switch changes no run ID.
+    """
+    options: dict[str, Any] = {"lora": None}
+    for name, document in method.tuning_options.items():
+        options[name] = {key: value for key, value in document.to_wire().items() if value is not False}
+    if method.objective_options:
+        options[method.objective.value] = method.objective_options.to_wire()
+    return {"objective": method.objective.value, "tuning": method.tuning.value, **options}
 
 
 def run_id(definition: dict[str, Any]) -> str:

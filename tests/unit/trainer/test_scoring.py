@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForSequenceClassification
 
 from finetune_trainer.training.batches import IGNORE_INDEX, pad
 from finetune_trainer.training.loss import hits, log_probabilities, summed_cross_entropy
@@ -88,7 +89,7 @@ def test_an_unknown_architecture_is_padded(caplog: pytest.LogCaptureFixture) -> 
     check(scorer, logits)
 
 
-@pytest.mark.parametrize("wanted", Wanted)
+@pytest.mark.parametrize("wanted", [Wanted.NLL, Wanted.LOG_PROBABILITIES])
 def test_dropout_of_the_attention_takes_part(wanted: Wanted) -> None:
     scorer = Scorer(tiny_architecture("llama", attention_dropout=0.5), 8)
     first, second = (
@@ -100,3 +101,13 @@ def test_dropout_of_the_attention_takes_part(wanted: Wanted) -> None:
         answer[0] if wanted is Wanted.NLL else answer for answer in (scorer(BATCH, wanted, CPU) for _ in range(2))
     )
     assert torch.equal(first, second)
+
+
+def test_a_scalar_head_scores_each_row_at_its_last_token() -> None:
+    config = tiny_architecture("llama").config
+    config.num_labels, config.pad_token_id = 1, 3
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        scores = Scorer(model, 8)(BATCH, Wanted.SCORES, CPU)
+        alone = [model(input_ids=torch.tensor([ids])).logits.item() for ids in ([5, 6, 7, 8], [9, 10])]
+    assert scores.tolist() == pytest.approx(alone, abs=1e-6)

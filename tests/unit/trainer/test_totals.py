@@ -20,7 +20,7 @@ class TwoRanks:
 
 def measured(tokens: float, pairs: float, right: float) -> Measured:
     loss = (Sum(torch.tensor(tokens), "tokens"), Sum(torch.tensor(pairs), "pairs"))
-    return Measured(loss, {"accuracy": Sum(torch.tensor(right), "pairs")})
+    return Measured(loss, {"accuracy": (Sum(torch.tensor(right), "pairs"),)})
 
 
 def test_each_sum_is_divided_by_the_units_of_the_whole_batch() -> None:

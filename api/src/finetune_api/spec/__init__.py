@@ -14,9 +14,19 @@ from finetune_api.spec.dataset import (
 from finetune_api.spec.evaluation import DivergenceSpec, EarlyStoppingSpec, EvaluationSpec, Publish
 from finetune_api.spec.hyperparameters import HyperparametersSpec, Optimizer, Precision, Schedule
 from finetune_api.spec.job import MAX_NAME_LENGTH, FineTuneJobSpec, OutputSpec
-from finetune_api.spec.method import LoraOptions, MethodSpec, Objective, Tuning
+from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.model import ModelSpec
+from finetune_api.spec.objectives import (
+    DpoLoss,
+    DpoOptions,
+    KtoOptions,
+    Objective,
+    OrpoOptions,
+    Reference,
+    RewardOptions,
+)
 from finetune_api.spec.resources import DeepSpeedSpec, ResourcesSpec
+from finetune_api.spec.tunings import LoraOptions, PartialOptions, QuantizationOptions, Tuning
 
 __all__ = [
     "MAX_NAME_LENGTH",
@@ -27,21 +37,29 @@ __all__ = [
     "DatasetSpec",
     "DeepSpeedSpec",
     "DivergenceSpec",
+    "DpoLoss",
+    "DpoOptions",
     "EarlyStoppingSpec",
     "EvaluationSpec",
     "FieldMapping",
     "FineTuneJobSpec",
     "HubAccess",
     "HyperparametersSpec",
+    "KtoOptions",
     "LoraOptions",
     "MethodSpec",
     "ModelSpec",
     "Objective",
     "Optimizer",
+    "OrpoOptions",
     "OutputSpec",
+    "PartialOptions",
     "Precision",
     "Publish",
+    "QuantizationOptions",
+    "Reference",
     "ResourcesSpec",
+    "RewardOptions",
     "S3Access",
     "Schedule",
     "SecretKeyReference",

@@ -11,8 +11,9 @@ from finetune_api.spec.access import S3Access
 from finetune_api.spec.dataset import DataFormat, DatasetSpec
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.hyperparameters import HyperparametersSpec
-from finetune_api.spec.method import MethodSpec, Objective
+from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.model import ModelSpec
+from finetune_api.spec.objectives import Objective
 from finetune_api.spec.resources import DeepSpeedSpec, ResourcesSpec
 
 MAX_NAME_LENGTH = 48
@@ -44,6 +45,10 @@ class OutputSpec(Document):
 # The formats whose rows an objective learns from.
 FORMATS_OF_OBJECTIVE: dict[Objective, tuple[DataFormat, ...]] = {
     Objective.SFT: (DataFormat.CHAT, DataFormat.INSTRUCTION, DataFormat.COMPLETION),
+    Objective.DPO: (DataFormat.PREFERENCE,),
+    Objective.ORPO: (DataFormat.PREFERENCE,),
+    Objective.KTO: (DataFormat.UNPAIRED,),
+    Objective.REWARD: (DataFormat.PREFERENCE,),
 }
 
 
@@ -95,6 +100,16 @@ class FineTuneJobSpec(Document):
             (
                 "!self.hyperparameters.packing || self.method.objective == 'sft'",
                 "spec.hyperparameters.packing is for objective sft; set it to false",
+            ),
+            (
+                "self.method.tuning != 'qlora' || self.deepspeed.zeroStage != 3",
+                "ZeRO stage 3 cannot partition 4-bit weights, which have no place for their quantization state; set "
+                "spec.deepspeed.zeroStage to 2 or lower or spec.method.tuning to lora",
+            ),
+            (
+                "self.method.objective != 'kto' || self.hyperparameters.globalBatchSize > 1",
+                "kto compares the rows of a batch with each other; set spec.hyperparameters.globalBatchSize to 2 or "
+                "more",
             ),
             (
                 "!has(self.evaluation.everySteps) || has(self.dataset.validation)",

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Document, FractionString, validations
+from finetune_api.base import Document, validations
+from finetune_api.spec.objectives import DpoOptions, KtoOptions, Objective, OrpoOptions, Reference, RewardOptions
+from finetune_api.spec.tunings import LoraOptions, PartialOptions, QuantizationOptions, Tuning
+
+ObjectiveOptions = DpoOptions | OrpoOptions | KtoOptions | RewardOptions
 
 
-class Objective(StrEnum):
-    SFT = "sft"
+def _option_of(objective: str) -> tuple[str, str]:
+    return (
+        f"self.objective == '{objective}' || !has(self.{objective})",
+        f"method.{objective} is set but method.objective is not {objective}: a job has one objective; remove "
+        f"spec.method.{objective} or set spec.method.objective to {objective}",
+    )
 
 
-class Tuning(StrEnum):
-    LORA = "lora"
-    FULL = "full"
-
-
-class LoraOptions(Document):
-    """Low-rank adaptation, https://arxiv.org/abs/2106.09685."""
-
-    rank: Annotated[int, Field(default=16, ge=1, le=1024, description="Rank of the update matrices.")]
-    alpha: Annotated[
-        int, Field(default=32, ge=1, le=4096, description="Scale of the update: it is multiplied by alpha / rank.")
-    ]
-    dropout: Annotated[
-        FractionString,
-        Field(default="0", description="Dropout on the adapter's input, a decimal between 0 and 1 in quotes."),
-    ]
-    target_modules: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
-        Field(
-            default=("all-linear",),
-            min_length=1,
-            max_length=64,
-            description="Names of the linear modules to adapt, such as q_proj and v_proj, or all-linear for every "
-            "linear layer but the output head.",
-            json_schema_extra={"x-kubernetes-list-type": "atomic"},
-        ),
-    ]
+def _model_reference(objective: str) -> tuple[str, str]:
+    return (
+        f"!has(self.{objective}) || !has(self.{objective}.reference) || self.{objective}.reference != 'Model' || "
+        "self.tuning == 'lora' || self.tuning == 'qlora'",
+        f"method.{objective}.reference Model needs an adapter that can be disabled, and tuning full or partial has none"
+        f"; set spec.method.{objective}.reference to Precomputed",
+    )
 
 
 class MethodSpec(Document):
@@ -49,24 +36,81 @@ class MethodSpec(Document):
     model_config = Document.model_config | {
         "json_schema_extra": validations(
             (
-                "self.tuning == 'lora' || !has(self.lora)",
+                "self.tuning == 'lora' || self.tuning == 'qlora' || !has(self.lora)",
                 "method.lora is set but method.tuning is not lora: a job has one tuning; remove spec.method.lora or "
-                "set spec.method.tuning to lora",
-            )
+                "set spec.method.tuning to lora or qlora",
+            ),
+            (
+                "self.tuning == 'qlora' || !has(self.quantization)",
+                "method.quantization is set but method.tuning is not qlora; remove spec.method.quantization or set "
+                "spec.method.tuning to qlora",
+            ),
+            (
+                "(self.tuning == 'partial') == has(self.partial)",
+                "method.partial belongs to method.tuning partial, which needs it; set both or none of them",
+            ),
+            *(_option_of(objective) for objective in ("dpo", "orpo", "kto", "reward")),
+            *(_model_reference(objective) for objective in ("dpo", "kto")),
         )
     }
 
     objective: Annotated[
         Objective,
         Field(
-            default=Objective.SFT, description="sft: supervised fine-tuning, cross-entropy on the assistant's turns."
+            default=Objective.SFT,
+            description="sft: supervised fine-tuning, cross-entropy on the assistant's turns; dpo, orpo: preference "
+            "pairs; kto: completions that are desirable or not; reward: a reward model with a scalar head, from "
+            "preference pairs.",
         ),
     ]
     tuning: Annotated[
         Tuning,
         Field(
             default=Tuning.LORA,
-            description="lora trains and publishes a low-rank adapter; full trains and publishes all weights.",
+            description="lora trains and publishes a low-rank adapter; qlora does so over a base model in 4 bits; "
+            "partial trains some of the weights and full all of them, and both publish the whole model.",
         ),
     ]
-    lora: Annotated[LoraOptions | None, Field(default=None, description="Options of tuning lora.")]
+    lora: Annotated[LoraOptions | None, Field(default=None, description="Options of tuning lora and qlora.")]
+    quantization: Annotated[QuantizationOptions | None, Field(default=None, description="Options of tuning qlora.")]
+    partial: Annotated[PartialOptions | None, Field(default=None, description="What tuning partial trains.")]
+    dpo: Annotated[DpoOptions | None, Field(default=None, description="Options of objective dpo.")]
+    orpo: Annotated[OrpoOptions | None, Field(default=None, description="Options of objective orpo.")]
+    kto: Annotated[KtoOptions | None, Field(default=None, description="Options of objective kto.")]
+    reward: Annotated[RewardOptions | None, Field(default=None, description="Options of objective reward.")]
+
+    @property
+    def objective_options(self) -> ObjectiveOptions | None:
+        """The options of the objective, or their defaults; sft has none."""
+        if self.objective is Objective.SFT:
+            return None
+        given: ObjectiveOptions | None = getattr(self, self.objective.value)
+        return given or _DEFAULTS[self.objective]
+
+    @property
+    def tuning_options(self) -> dict[str, Document]:
+        """The options of the tuning by the name of their field, or their defaults."""
+        found: dict[str, Document] = {}
+        if self.tuning.adapts:
+            found["lora"] = self.lora or LoraOptions()
+        if self.tuning is Tuning.QLORA:
+            found["quantization"] = self.quantization or QuantizationOptions()
+        if self.partial:
+            found["partial"] = self.partial
+        return found
+
+    @property
+    def reference(self) -> Reference:
+        """Where the reference of dpo and kto comes from; None for other objectives."""
+        options = self.objective_options
+        if not isinstance(options, DpoOptions | KtoOptions):
+            return Reference.NONE
+        return options.reference or (Reference.MODEL if self.tuning.adapts else Reference.PRECOMPUTED)
+
+
+_DEFAULTS: dict[Objective, ObjectiveOptions] = {
+    Objective.DPO: DpoOptions(),
+    Objective.ORPO: OrpoOptions(),
+    Objective.KTO: KtoOptions(),
+    Objective.REWARD: RewardOptions(),
+}

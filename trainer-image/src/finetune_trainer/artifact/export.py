@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -34,7 +35,9 @@ def export(engine: Engine, model: torch.nn.Module, spec: FineTuneJobSpec, base: 
     passes ``into``, which is created anew, keeps the weights and writes.
     """
     weights = {}
-    for name, value in engine.master_weights():
+    # An adapter is published alone, other models with the weights that were not trained.
+    frozen = () if isinstance(model, PeftModel) else engine.frozen_weights()
+    for name, value in chain(engine.master_weights(), frozen):
         if into is not None:
             weights[name] = value.clone()
     if into is None:

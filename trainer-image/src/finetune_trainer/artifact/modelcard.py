@@ -10,9 +10,8 @@ import json
 import re
 from collections.abc import Mapping
 
-from finetune_api.base import Document
 from finetune_api.results import EvaluationResult, Prepared, SplitSummary
-from finetune_api.spec import FineTuneJobSpec, LoraOptions, Tuning
+from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.models.sources import base_model_name
 
 MODEL_CARD = "README.md"
@@ -24,7 +23,7 @@ def model_card(spec: FineTuneJobSpec, prepared: Prepared, evaluation: Evaluation
     name, method = base_model_name(spec), f"{spec.method.objective.value.upper()} ({spec.method.tuning.value})"
     sections = [
         _front_matter(spec, name),
-        f"# {'LoRA adapter' if spec.method.tuning is Tuning.LORA else 'Fine-tuned model'} of {name}\n",
+        f"# {'LoRA adapter' if spec.method.tuning.adapts else 'Fine-tuned model'} of {name}\n",
         f"Trained by finetune-operator with {method}; loss on the assistant's turns only.\n",
         _evaluation(evaluation),
         "## Data\n",
@@ -38,7 +37,7 @@ def model_card(spec: FineTuneJobSpec, prepared: Prepared, evaluation: Evaluation
 
 
 def _front_matter(spec: FineTuneJobSpec, name: str) -> str:
-    lora = spec.method.tuning is Tuning.LORA
+    lora = spec.method.tuning.adapts
     fields: dict[str, object] = {"library_name": "peft" if lora else "transformers", "pipeline_tag": "text-generation"}
     if _HUB_NAME.fullmatch(name):
         # The hub refuses a base model that is no repository name.
@@ -63,8 +62,11 @@ def _splits(prepared: Prepared) -> tuple[tuple[object, ...], ...]:
 
 
 def _settings(spec: FineTuneJobSpec) -> dict[str, object]:
-    lora: Document | None = (spec.method.lora or LoraOptions()) if spec.method.tuning is Tuning.LORA else None
-    options = {f"lora.{key}": value for key, value in lora.to_wire().items()} if lora else {}
+    method = spec.method
+    documents = dict(method.tuning_options)
+    if method.objective_options:
+        documents[method.objective.value] = method.objective_options
+    options = {f"{name}.{key}": value for name, found in documents.items() for key, value in found.to_wire().items()}
     return spec.hyperparameters.to_wire() | options
 
 

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, ge
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from finetune_api.spec import FineTuneJobSpec, LoraOptions
+from finetune_api.spec import FineTuneJobSpec, LoraOptions, Objective
 from finetune_trainer.errors import UserError
 from finetune_trainer.models.merge import merge_into_base
 
@@ -27,12 +27,16 @@ def add_adapter(base: PreTrainedModel, spec: FineTuneJobSpec, dtype: torch.dtype
     options = spec.method.lora or LoraOptions()
     _check_targets(base, options.target_modules)
     all_linear = options.target_modules == (ALL_LINEAR,)
+    reward = spec.method.objective is Objective.REWARD
     config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
+        # For the second of these PEFT trains and saves the scalar head beside the adapter.
+        task_type=TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM,
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=float(options.dropout),
         target_modules=ALL_LINEAR if all_linear else list(options.target_modules),
+        use_rslora=options.rank_stabilized,
+        use_dora=options.dora,
     )
     # The initial values are drawn in float32 in the order of the model's layers.
     torch.manual_seed(spec.hyperparameters.seed)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 import deepspeed
 import torch
 from deepspeed.utils import safe_get_full_fp32_param
+from peft import PeftModel
 
 from finetune_api.plan import gradient_accumulation_steps
 from finetune_api.spec import FineTuneJobSpec, Precision
@@ -90,6 +91,11 @@ class Engine:
         answer: torch.Tensor = self._engine(batch, Wanted.LOG_PROBABILITIES, self.device)
         return answer
 
+    def scores(self, batch: MicroBatch) -> torch.Tensor:
+        """Score of each sequence by the model's scalar head, in float32, [sequences]."""
+        answer: torch.Tensor = self._engine(batch, Wanted.SCORES, self.device)
+        return answer
+
     def backward(self, loss: torch.Tensor) -> None:
         """Adds the gradient of one micro-batch; ``loss`` is what it adds to the loss of the global batch.
 
@@ -129,9 +135,30 @@ class Engine:
         finally:
             self._engine.train()
 
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """As :meth:`evaluating`, and as the model was before its adapter was added.
+
+        Raises:
+            TypeError: the model has no adapter.
+        """
+        if not isinstance(self._model, PeftModel):
+            raise TypeError("a model without an adapter is its own reference only before it is trained")
+        with self.evaluating(), self._model.disable_adapter():
+            yield
+
     def master_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and full float32 value, on the CPU, of every trained weight, gathered one at a time."""
         for name, parameter in self._model.named_parameters():
             if parameter.requires_grad:
                 full = safe_get_full_fp32_param(parameter)
                 yield name, (parameter if full is None else full).detach().float().cpu()
+
+    def frozen_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and full value, on the CPU, of every weight that is not trained, gathered one at a time."""
+        for name, parameter in self._model.named_parameters():
+            if not parameter.requires_grad:
+                partitioned = self._engine.zero_optimization_stage() == 3
+                with deepspeed.zero.GatheredParameters([parameter]) if partitioned else nullcontext():
+                    value = parameter.detach().cpu().clone()
+                yield name, value

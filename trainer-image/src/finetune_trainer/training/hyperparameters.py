@@ -7,7 +7,8 @@ from types import MappingProxyType
 
 from pydantic import BaseModel
 
-from finetune_api.spec import FineTuneJobSpec, LoraOptions, Optimizer, Precision, Tuning
+from finetune_api.base import Document
+from finetune_api.spec import FineTuneJobSpec, MethodSpec, Optimizer, Precision
 from finetune_trainer.errors import UserError
 
 _GROUPS = ("method", "hyperparameters", "deepspeed", "evaluation")
@@ -24,8 +25,16 @@ def effective_values(
 def _stated_values(spec: FineTuneJobSpec) -> Iterator[tuple[str, object, str]]:
     for group in _GROUPS:
         yield from _values(getattr(spec, group), f"spec.{group}", group in spec.model_fields_set)
-    if spec.method.tuning is Tuning.LORA and spec.method.lora is None:
-        yield from _values(LoraOptions(), "spec.method.lora", False)
+    for name, options in _method_options(spec.method).items():
+        if getattr(spec.method, name) is None:
+            yield from _values(options, f"spec.method.{name}", False)
+
+
+def _method_options(method: MethodSpec) -> dict[str, Document]:
+    options = dict(method.tuning_options)
+    if method.objective_options:
+        options[method.objective.value] = method.objective_options
+    return options
 
 
 def _values(document: BaseModel, path: str, given: bool) -> Iterator[tuple[str, object, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from importlib.util import find_spec
 from typing import Any
@@ -26,6 +26,8 @@ class Wanted(Enum):
     """The summed negative log-likelihood of the labels in nats, and how many of them are the first choice."""
     LOG_PROBABILITIES = auto()
     """The log-probability of each label in nats, zero where there is no loss."""
+    SCORES = auto()
+    """The score of each row by a scalar head, float32."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class LossHead(torch.nn.Linear):
 
 
 class Scorer(torch.nn.Module):
-    """A causal language model, plain or with an adapter, that answers with losses instead of logits.
+    """A causal language model, plain or with an adapter, that answers with losses instead of logits, or one with a
+    scalar head that answers with scores.
 
     Documents run one after the other without padding if the architecture is known to keep them apart, else padded; the
     loss comes chunk by chunk if the head's form is known and no adapter sits on it, else from all logits.
@@ -88,6 +91,8 @@ class Scorer(torch.nn.Module):
         base = self._base()
         parameter = next(base.parameters())
         reason = why_not_together(base.config.to_dict(), longest)
+        if base.get_output_embeddings() is None:
+            reason = "the model has a scalar head, which finds a row's last token by its padding"
         self._padded = reason is not None
         if reason is not None:
             logger.info("rows are padded and the loss is computed from all logits: %s", reason)
@@ -104,7 +109,9 @@ class Scorer(torch.nn.Module):
             logger.info("the loss is computed from all logits: the head is adapted")
 
     def forward(self, batch: MicroBatch, wanted: Wanted, device: torch.device) -> Any:
-        """Two scalars for the likelihood; else [rows, positions] like the batch."""
+        """Two scalars for the likelihood, [rows] for scores; else [rows, positions] like the batch."""
+        if wanted is Wanted.SCORES:
+            return self._scores(batch, device)
         if self._padded:
             return self._from_logits(self._padded_logits(batch, device), batch.labels.to(device), wanted)
         flat = flatten(batch, device)
@@ -136,6 +143,11 @@ class Scorer(torch.nn.Module):
     def _flat_logits(self, flat: Flat) -> torch.Tensor:
         logits: torch.Tensor = self._base()(**self._arguments(flat)).logits
         return logits[0]
+
+    def _scores(self, batch: MicroBatch, device: torch.device) -> torch.Tensor:
+        padding = self._base().config.pad_token_id
+        batch = replace(batch, input_ids=batch.input_ids.masked_fill(batch.attention_mask == 0, padding))
+        return self._padded_logits(batch, device).squeeze(-1).float()
 
     def _padded_logits(self, batch: MicroBatch, device: torch.device) -> torch.Tensor:
         moved = batch.to(device)

@@ -39,8 +39,9 @@ class Totals:
         """Adds one micro-batch. Every rank adds the same names, with weight 0 where a batch is there for company."""
         for part in measured.loss:
             self._add((LOSS, part.unit), part, weight)
-        for name, part in measured.metrics.items():
-            self._add((name, part.unit), part, weight)
+        for name, parts in measured.metrics.items():
+            for part in parts:
+                self._add((name, part.unit), part, weight)
 
     def _add(self, key: tuple[str, str], part: Sum, weight: float) -> None:
         value = part.value.detach().double() * weight

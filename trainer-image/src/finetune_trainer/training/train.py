@@ -23,7 +23,7 @@ from finetune_trainer.data.splits import Splits, TokenizedSplit
 from finetune_trainer.errors import Diverged
 from finetune_trainer.models.load import build_model
 from finetune_trainer.progress import Reporter
-from finetune_trainer.training.batches import BatchOrder
+from finetune_trainer.training.batches import BatchOrder, held_out_batch
 from finetune_trainer.training.engine import Engine
 from finetune_trainer.training.evaluate import evaluate
 from finetune_trainer.training.heartbeat import AnyPulse, NoPulse, Phase
@@ -86,7 +86,7 @@ class Training:
         self._adapter = workspace.adapter if plan.upstream and plan.upstream.is_adapter else None
         self._adjustments = plan.adjustments
         self._place, self._reporter = place, reporter
-        self._objective: Objective[TokenizedSplit] = objective_of(plan.spec)
+        self._objective: Objective[TokenizedSplit] = objective_of(plan.spec, continued=self._adapter is not None)
         self._pace = Pace(place.rank, place.world_size)
         self._steps: list[StepMetrics] = []
         self._evaluations: list[EvaluationMetrics] = []
@@ -103,7 +103,7 @@ class Training:
         self._pulse.enter(Phase.LOAD)
         self._reporter.report(Stage.TRAIN, "loading the model")
         self._log_hyperparameters()
-        self._model = model = build_model(self._workspace.model, self._spec, self._adapter)
+        self._model = model = build_model(self._workspace.model, self._spec, self._place.device, self._adapter)
         # Dropout must differ between the ranks; everything before this line must not.
         torch.manual_seed(self._spec.hyperparameters.seed + 1 + self._place.rank)
         engine = Engine(model, self._spec, self._place.rank, self._place.world_size, self._place.device)
@@ -122,6 +122,7 @@ class Training:
     def _train(self, engine: Engine, splits: Splits, metrics: MetricsFile | None) -> None:
         options, total = self._spec.evaluation, self._prepared.steps
         order = self._order(splits.train)
+        self._before_training(engine, splits, order)
         self._evaluate(engine, splits, metrics, 0)
         started = time.perf_counter()
         for step in range(total):
@@ -159,6 +160,19 @@ class Training:
         self._pulse.enter(Phase.EXPORT)
         into = self._workspace.artifact if self._place.rank == 0 else None
         export(engine, self._model, self._spec, self._workspace.model, into)
+
+    def _before_training(self, engine: Engine, splits: Splits, order: BatchOrder | PackedOrder) -> None:
+        self._reporter.report(Stage.TRAIN, "preparing the objective")
+        batches = (order.batch(step) for step in range(self._prepared.steps))
+        self._objective.before_training(engine, splits.train, batches, self._alive)
+        if splits.validation is not None:
+            everything = held_out_batch(
+                len(splits.validation), engine.micro_batch_size, self._place.rank, self._place.world_size
+            )
+            self._objective.before_training(engine, splits.validation, [everything], self._alive)
+
+    def _alive(self) -> None:
+        self._pulse.enter(Phase.EVALUATE)
 
     def _order(self, split: TokenizedSplit) -> BatchOrder | PackedOrder:
         options = self._spec.hyperparameters

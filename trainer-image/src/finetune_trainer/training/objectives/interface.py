@@ -7,7 +7,7 @@ as tokens with loss or pairs. Each sum names its unit; the loss is the sum of al
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -22,7 +22,9 @@ Units = Mapping[str, int]
 """How many of each unit a batch has, by name of the unit."""
 Shared = Mapping[str, float]
 """Values over a whole global batch that the loss of each of its micro-batches needs, by name; most need none."""
-NOTHING_SHARED: Shared = {}
+
+
+Alive = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Measured:
     """
 
     loss: tuple[Sum, ...]
-    metrics: Mapping[str, Sum]
+    metrics: Mapping[str, tuple[Sum, ...]]
 
 
 class Model(Protocol):
@@ -71,8 +73,16 @@ class Model(Protocol):
         """As :meth:`nll`, and the number of labels that are the model's first choice."""
         ...
 
+    def scores(self, batch: MicroBatch) -> torch.Tensor:
+        """Score of each sequence by the model's scalar head, float32, [sequences]."""
+        ...
+
     def evaluating(self) -> AbstractContextManager[None]:
         """Without dropout and gradients."""
+        ...
+
+    def without_adapter(self) -> AbstractContextManager[None]:
+        """As :meth:`evaluating`, and as the model was before its adapter was added."""
         ...
 
     def sum_over_ranks(self, *values: float | torch.Tensor) -> list[float]:
@@ -91,6 +101,13 @@ class Objective(Protocol[RowsIn]):
         """The units of some rows: of a whole global batch, or of a rank's part of a held-out split."""
         ...
 
+    def before_training(self, model: Model, rows: RowsIn, batches: Iterable[GlobalBatch], alive: Alive) -> None:
+        """Keeps what must come from the model as it is before its first step, for all batches to come. Collective.
+
+        ``alive`` is called every few seconds of work.
+        """
+        ...
+
     def share(self, model: Model, rows: RowsIn, batch: GlobalBatch) -> Shared:
         """What all micro-batches of a global batch need, computed in a pass before them. Collective."""
         ...
@@ -98,6 +115,17 @@ class Objective(Protocol[RowsIn]):
     def measure(self, model: Model, rows: RowsIn, indices: Sequence[int], shared: Shared) -> Measured:
         """Loss and metrics of one micro-batch, as sums. Collective under ZeRO-3."""
         ...
+
+
+class NothingBefore:
+    """The part of an objective that needs nothing before training nor before a batch."""
+
+    def before_training(self, model: Model, rows: object, batches: Iterable[GlobalBatch], alive: Alive) -> None:
+        """Nothing."""
+
+    def share(self, model: Model, rows: object, batch: GlobalBatch) -> Shared:
+        """Nothing."""
+        return {}
 
 
 def mean_loss(measured: Measured, units: Units) -> torch.Tensor:

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 import torch
 
-from finetune_trainer.training.batches import GlobalBatch, Rows, collate, count_tokens
-from finetune_trainer.training.objectives.interface import NOTHING_SHARED, Measured, Model, Shared, Sum, Units
+from finetune_trainer.training.batches import Rows, collate, count_tokens
+from finetune_trainer.training.objectives.interface import Measured, Model, NothingBefore, Shared, Sum, Units
 
 TOKENS = "tokens"
+TOKEN_ACCURACY = "tokenAccuracy"
 
 
-class SupervisedFineTuning:
+class SupervisedFineTuning(NothingBefore):
     """Cross-entropy per token with loss."""
 
     def tokens(self, rows: Rows, indices: Sequence[int]) -> int:
@@ -27,13 +28,10 @@ class SupervisedFineTuning:
     def units(self, rows: Rows, indices: Sequence[int]) -> Units:
         return {TOKENS: count_tokens(rows, indices)[1]}
 
-    def share(self, model: Model, rows: Rows, batch: GlobalBatch) -> Shared:
-        return NOTHING_SHARED
-
     def measure(self, model: Model, rows: Rows, indices: Sequence[int], shared: Shared) -> Measured:
         batch = collate(rows, indices)
         if torch.is_grad_enabled():
             return Measured((Sum(model.nll(batch), TOKENS),), {})
         # The first choices take another pass over the logits, which training steps are spared.
         nll, hits = model.nll_and_hits(batch)
-        return Measured((Sum(nll, TOKENS),), {"tokenAccuracy": Sum(hits, TOKENS)})
+        return Measured((Sum(nll, TOKENS),), {TOKEN_ACCURACY: (Sum(hits, TOKENS),)})

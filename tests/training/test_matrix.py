@@ -1,0 +1,160 @@
+"""Every objective in every tuning on every ZeRO stage, on two processes, equals plain PyTorch in one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BitsAndBytesConfig
+
+from finetune_api.spec import FineTuneJobSpec
+from support.gangs import run_gang
+from support.reference import Reference, train_reference
+from support.tiny_model import write_tiny_model
+from support.training_runs import make_plan, make_spec, open_splits, write_prepared_data
+
+OBJECTIVES = ("sft", "dpo", "orpo", "kto", "reward")
+STEPS = 4
+LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 2e-6
+# PEFT asks transformers for a property by its old name, and bitsandbytes looks for kernels that are not installed.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*:UserWarning:bitsandbytes"),
+    # The first test waits for all runs.
+    pytest.mark.timeout(600),
+]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way of training. ``options`` is JSON of the method's further fields."""
+
+    objective: str
+    tuning: str
+    stage: int
+    options: str = "{}"
+
+    @property
+    def name(self) -> str:
+        option = "".join(letter for letter in self.options if letter.isalnum())
+        return "-".join(filter(None, (self.objective, self.tuning, str(self.stage), option)))
+
+    def spec(self, processes: int = 2) -> FineTuneJobSpec:
+        return make_spec(
+            objective=self.objective,
+            tuning=self.tuning,
+            method=json.loads(self.options),
+            stage=self.stage,
+            processes=processes,
+            # One and two rows per micro-batch: gradient accumulation of two steps and of one.
+            micro_batch_size=1 + self.stage % 2,
+            maxSteps=STEPS,
+            globalBatchSize=4,
+            warmupSteps=1,
+        )
+
+
+GRID = [Cell(o, t, stage) for o in OBJECTIVES for t in ("full", "partial", "lora") for stage in range(4)]
+QLORA = [Cell(objective, "qlora", stage) for objective in ("sft", "dpo", "reward") for stage in range(3)]
+OPTIONS = [
+    Cell("dpo", "full", 3, '{"dpo": {"loss": "ipo", "beta": "0.5"}}'),
+    Cell("dpo", "full", 2, '{"dpo": {"loss": "hinge", "reference": "None"}}'),
+    Cell("dpo", "lora", 3, '{"dpo": {"reference": "Precomputed"}}'),
+    Cell("kto", "lora", 2, '{"kto": {"reference": "Precomputed", "undesirableWeight": "0.5"}}'),
+    Cell("sft", "lora", 2, '{"lora": {"rank": 4, "dora": true}}'),
+    Cell("sft", "lora", 3, '{"lora": {"rank": 4, "dora": true}}'),
+    Cell("orpo", "lora", 1, '{"lora": {"rank": 4, "rankStabilized": true}}'),
+]
+CELLS = GRID + QLORA + OPTIONS
+
+
+class Matrix:
+    """Workspaces of all cells, trained by one torchrun, and the references beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.store = folder, folder / "store"
+        self.model = write_tiny_model(
+            self.store / "bucket" / "model", hidden_size=16, heads=2, key_value_heads=1, max_positions=64
+        )
+        self.reference = cache(self._reference)
+        self.trained = cache(self._trained)
+
+    def data(self, objective: str) -> Path:
+        return self.store / "bucket" / f"prepared-{objective}"
+
+    def _reference(self, objective: str, tuning: str, options: str) -> Reference:
+        spec = Cell(objective, tuning, 0, options).spec(1)
+        threads = torch.get_num_threads()
+        # More threads only wait for each other on so small a model.
+        torch.set_num_threads(1)
+        try:
+            return train_reference(self.model, spec, *open_splits(self.data(objective)), STEPS, **quantized(tuning))
+        finally:
+            torch.set_num_threads(threads)
+
+    def _trained(self) -> Path:
+        for objective in OBJECTIVES:
+            summary = write_prepared_data(self.data(objective), 9, 3, objective)
+            for cell in (cell for cell in CELLS if cell.objective == objective):
+                workspace = self._folder / "runs" / cell.name
+                workspace.mkdir(parents=True)
+                (workspace / "plan.json").write_text(make_plan(self.store, cell.spec(), summary).to_json())
+                (workspace / "model").symlink_to(self.model)
+                (workspace / "data").symlink_to(self.data(objective))
+        run_gang(self._folder, 1, 2, "support.train_matrix", str(self._folder / "runs"), seconds=500)
+        return self._folder / "runs"
+
+
+def quantized(tuning: str) -> dict[str, Any]:
+    if tuning != "qlora":
+        return {}
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    return {"quantization_config": config, "device_map": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Matrix:
+    return Matrix(tmp_path_factory.mktemp("matrix"))
+
+
+def lines(workspace: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workspace / "artifact" / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved(workspace: Path, cell: Cell) -> dict[str, torch.Tensor]:
+    adapter = cell.tuning in ("lora", "qlora")
+    return load_file(workspace / "artifact" / ("adapter_model.safetensors" if adapter else "model.safetensors"))
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+class TestEquality:
+    def test_losses(self, matrix: Matrix, cell: Cell) -> None:
+        workspace = matrix.trained() / cell.name
+        expected = matrix.reference(cell.objective, cell.tuning, cell.options)
+        steps = [line["loss"] for line in lines(workspace) if line["kind"] == "step"]
+        held_out = [line["loss"] for line in lines(workspace) if line["kind"] == "evaluation"]
+        assert steps == pytest.approx(expected.losses, abs=LOSS_TOLERANCE, rel=0)
+        assert held_out == pytest.approx([expected.before, expected.after], abs=LOSS_TOLERANCE, rel=0)
+        # The steps have done something that the tolerance does not hide.
+        assert max(steps) - min(steps) > 5 * LOSS_TOLERANCE
+
+    def test_exported_weights(self, matrix: Matrix, cell: Cell) -> None:
+        found = saved(matrix.trained() / cell.name, cell)
+        reference = matrix.reference(cell.objective, cell.tuning, cell.options)
+        expected = reference.weights if "lora" in cell.tuning else reference.weights | reference.frozen
+        expected = {published(name): value for name, value in expected.items()}
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name].dtype == torch.float32
+            assert (found[name] - value).abs().max() <= WEIGHT_TOLERANCE, name
+
+
+def published(parameter: str) -> str:
+    name = parameter.replace(".modules_to_save.default", "").replace(".default", "")
+    return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
