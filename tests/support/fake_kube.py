@@ -35,19 +35,24 @@ class FakeKube(Kube):
     Attributes:
         writes: what was written, in order, such as ``create Job haiku-train-1``.
         crash_before: the process dies before this many more writes were done; None for never.
+        crash_after: the process dies as soon as this many more writes were done; None for never.
         refuse: errors to raise instead of the next writes, in order.
         tokens: pairs of a token and an audience that it carries.
         time: creationTimestamp of what is created next.
+        stale: what reads see instead of the objects, as from an API server that is behind; None for the truth.
     """
 
     def __init__(self) -> None:
         self.objects: dict[Identity, Object] = {}
         self.writes: list[str] = []
         self.crash_before: int | None = None
+        self.crash_after: int | None = None
         self.refuse: list[KubeError | None] = []
         self.tokens: set[tuple[str, str]] = set()
         self.reviews = 0
         self.time = "2026-03-01T12:00:00Z"
+        self.stale: dict[Identity, Object] | None = None
+        self._version = 0
         self._statuses: dict[Identity, dict[str, Object]] = {}
         self._count = 0
 
@@ -59,8 +64,21 @@ class FakeKube(Kube):
         self._count += 1
         stored = copy.deepcopy(manifest)
         stored["metadata"].setdefault("uid", f"uid-{self._count}")
+        self.touch(stored)
         self.objects[self._identity(stored, plural)] = stored
         return stored
+
+    def touch(self, stored: Object) -> None:
+        """Gives an object that has changed its next version."""
+        self._version += 1
+        stored["metadata"]["resourceVersion"] = str(self._version)
+
+    def snapshot(self) -> dict[Identity, Object]:
+        return copy.deepcopy(self.objects)
+
+    @property
+    def _seen(self) -> dict[Identity, Object]:
+        return self.objects if self.stale is None else self.stale
 
     def remove(self, manifest: Object, plural: str | None = None) -> None:
         self.objects.pop(self._identity(manifest, plural), None)
@@ -89,20 +107,28 @@ class FakeKube(Kube):
             raise error
         self.writes.append(what)
 
+    def _written(self) -> None:
+        """The write is done; its answer may never arrive."""
+        if self.crash_after is not None:
+            self.crash_after -= 1
+            if self.crash_after <= 0:
+                self.crash_after = None
+                raise Crash(self.writes[-1])
+
     async def get(self, api_version: str, plural: str, namespace: str, name: str) -> Object:
         try:
-            return copy.deepcopy(self.objects[api_version, plural, namespace, name])
+            return copy.deepcopy(self._seen[api_version, plural, namespace, name])
         except KeyError:
             raise NotFound(404, "NotFound", f"{plural} {name}") from None
 
     async def list(self, api_version: str, plural: str, namespace: str | None, selector: str = "") -> list[Object]:
         key, _, value = selector.partition("=")
         return [
-            copy.deepcopy(self.objects[identity])
-            for identity in sorted(self.objects)
+            copy.deepcopy(self._seen[identity])
+            for identity in sorted(self._seen)
             if identity[:2] == (api_version, plural)
             and namespace in (None, identity[2])
-            and (not key or (self.objects[identity]["metadata"].get("labels") or {}).get(key) == value)
+            and (not key or (self._seen[identity]["metadata"].get("labels") or {}).get(key) == value)
         ]
 
     async def create(self, manifest: Object, manager: str) -> Object:
@@ -115,7 +141,9 @@ class FakeKube(Kube):
             raise AlreadyExists(409, "AlreadyExists", identity[3])
         self._write(f"create {made['kind']} {made.get('reason') or identity[3]}")
         made["metadata"] |= {"uid": f"uid-{self._count}", "creationTimestamp": self.time}
+        self.touch(made)
         self.objects[identity] = made
+        self._written()
         return copy.deepcopy(made)
 
     async def read_same(self, manifest: Object) -> Object:
@@ -128,10 +156,14 @@ class FakeKube(Kube):
         known = self.objects[identity]
         if known["metadata"]["uid"] != manifest["metadata"]["uid"]:
             raise Conflict(409, "Conflict", "the UID differs")
+        if manifest["metadata"].get("resourceVersion", known["metadata"]["resourceVersion"]) != _version(known):
+            raise Conflict(409, "Conflict", "the object has been modified")
         self._write(f"status of {identity[3]} by {manager}")
         by_manager = self._statuses.setdefault(identity, {})
         by_manager[manager] = copy.deepcopy(manifest["status"])
         known["status"] = {key: value for status in by_manager.values() for key, value in status.items()}
+        self.touch(known)
+        self._written()
         return copy.deepcopy(known)
 
     async def delete(self, api_version: str, plural: str, namespace: str, name: str) -> None:
@@ -149,12 +181,17 @@ class FakeKube(Kube):
         for pod in self.of("pods"):
             if any(owner["uid"] == uid for owner in pod["metadata"].get("ownerReferences", ())):
                 pod["metadata"].setdefault("deletionTimestamp", "2026-03-01T12:00:30Z")
+        self._written()
 
     async def review_token(self, token: str, audience: str) -> bool:
         self.reviews += 1
         if self.refuse and (error := self.refuse.pop(0)):
             raise error
         return (token, audience) in self.tokens
+
+
+def _version(stored: Object) -> str:
+    return str(stored["metadata"]["resourceVersion"])
 
 
 def put_job(kube: FakeKube, manifest: Object) -> Object:

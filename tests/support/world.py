@@ -31,12 +31,12 @@ _PREPARE_PODS = 4
 class World:
     """One FineTuneJob on a cluster. Every method is one thing that happens; none of them waits."""
 
-    def __init__(self, nodes: int = 2, backoff_limit: int = 2) -> None:
+    def __init__(self, nodes: int = 2, backoff_limit: int = 2, **spec: Any) -> None:
         self.kube = FakeKube()
         self.seconds = 0
         self.limit = backoff_limit
         self.published = False
-        put_job(self.kube, stored(resources={"nodes": nodes}, backoffLimit=backoff_limit))
+        put_job(self.kube, stored(resources={"nodes": nodes}, backoffLimit=backoff_limit, **spec))
         self.start_operator()
 
     # The operator.
@@ -45,9 +45,12 @@ class World:
         """A new process: nothing is left of the one before."""
         self.reconciler = Reconciler(self.kube, POLICY, Reports(), self.now)
 
-    def reconcile(self, writes_before_the_crash: int | None = None) -> bool:
-        """One look at the job. False if the operator died in it."""
-        self.kube.crash_before = writes_before_the_crash
+    def reconcile(self, writes_before_the_crash: int | None = None, after: bool = False) -> bool:
+        """One look at the job. False if the operator died in it: before its next write, or right ``after`` the last."""
+        if after:
+            self.kube.crash_after = writes_before_the_crash
+        else:
+            self.kube.crash_before = writes_before_the_crash
         self.kube.time = stamp(self.now())
         try:
             finish(self.reconciler.reconcile(Key(NAMESPACE, NAME)))
@@ -55,7 +58,7 @@ class World:
             self.start_operator()
             return False
         finally:
-            self.kube.crash_before = None
+            self.kube.crash_before = self.kube.crash_after = None
         return True
 
     def now(self) -> datetime:
@@ -72,6 +75,7 @@ class World:
         job = self.kube.job()
         job["spec"] |= fields
         job["metadata"]["generation"] += 1
+        self.kube.touch(job)
 
     def delete_job(self, name: str) -> None:
         finish(self.kube.delete_job(NAMESPACE, name))

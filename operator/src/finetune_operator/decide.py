@@ -106,6 +106,15 @@ class _Turn:
         used = with_usage(self.status, self.job.spec, self.now)
         return self.told(progression.ended_attempt(used, self.number, outcome, message, self.now, node))
 
+    @property
+    def strays(self) -> tuple[str, ...]:
+        """Jobs that live on beyond their attempt: one that failed before its pods ran, or what an operator made that
+        acted on an old sight. Only what is written already counts: were the Job gone before the status says why, nobody
+        would know."""
+        written = progression.attempt_number(known_status(self.seen.manifest))
+        unfinished = (job for job in self.seen.jobs if job.finished is None and not job.deleting)
+        return tuple(job.name for job in unfinished if job.attempt != written)
+
     def settle(self, phase: Phase, **rest: Any) -> Decision:
         """The decision that leaves the job in a phase."""
         generation = self.job.metadata.generation
@@ -117,7 +126,7 @@ class _Turn:
                 "start_time": self.status.start_time or self.now,
             }
         )
-        return Decision(status=status, **rest)
+        return Decision(status=status, **({"delete_jobs": self.strays} | rest))
 
 
 def decide(seen: Observation, policy: Policy) -> Decision:
@@ -169,10 +178,11 @@ def _final(status: FineTuneJobStatus) -> bool:
 
 
 def _unchanged(seen: Observation, status: FineTuneJobStatus) -> Decision:
-    """A finished job stays what it is; only the generation it was seen at moves on."""
+    """A finished job stays what it is; only the generation it was seen at moves on. What still runs is ended."""
     generation = seen.manifest["metadata"].get("generation", 0)
     known = tuple(item.model_copy(update={"observed_generation": generation}) for item in status.conditions)
-    return Decision(status.model_copy(update={"conditions": known, "observed_generation": generation}))
+    changed = status.model_copy(update={"conditions": known, "observed_generation": generation})
+    return Decision(changed, delete_jobs=seen.unfinished)
 
 
 def _finished(turn: _Turn) -> Decision:
@@ -207,7 +217,9 @@ def _invalid(seen: Observation, status: FineTuneJobStatus, error: ValidationErro
 def _fail(turn: _Turn, reason: Reason, failure: Failure) -> Decision:
     phase = Phase(State.FAILED, reason, failure.words, prepared=reason is Reason.RUN_FAILED)
     status = turn.status.model_copy(update={"failure": failure, "completion_time": turn.now})
-    return turn.told(status).settle(phase)
+    # The next look deletes what still runs.
+    again = timedelta(0) if turn.seen.unfinished else None
+    return turn.told(status).settle(phase, delete_jobs=(), requeue_after=again)
 
 
 def _complete(turn: _Turn, reason: Reason, artifact: Artifact, evaluation: EvaluationResult | None) -> Decision:
@@ -285,8 +297,7 @@ def _secret_missing(turn: _Turn, pod: Pod) -> Decision:
     failure = failure_of(FailureClass.SECRET_MISSING, message)
     left = (pod.created or turn.now) + turn.policy.secret_grace - turn.now
     if left <= timedelta(0):
-        decision = _fail(turn, Reason.SECRET_NOT_FOUND, failure)
-        return replace(decision, delete_jobs=turn.seen.unfinished)
+        return _fail(turn, Reason.SECRET_NOT_FOUND, failure)
     phase = Phase(State.PREPARING, Reason.SECRET_NOT_FOUND, failure.words)
     return turn.settle(phase, requeue_after=left + timedelta(seconds=1))
 
@@ -391,7 +402,7 @@ def _training(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
     if left is not None and left <= timedelta(0):
         failure = deadline_exceeded(turn.job.spec.active_deadline_seconds)
         turn = turn.ended(failure.failure_class.value, failure.message)
-        return replace(_fail(turn, Reason.RUN_FAILED, failure), delete_jobs=turn.seen.unfinished)
+        return _fail(turn, Reason.RUN_FAILED, failure)
     report = turn.seen.report
     stage = report.stage if report and _current(turn) else _stage_reached(turn.status)
     turn = turn.told(progression.entered(turn.status, stage, turn.now))
@@ -405,7 +416,7 @@ def _pending(turn: _Turn, pods: tuple[Pod, ...], running: int) -> Decision:
     waits = turn.policy.waits.staggered(turn.job.metadata.uid)
     block = blocked(pods, waits, turn.now, avoiding)
     if block and block.left <= timedelta(0):
-        return replace(_attempt_failed(turn, Cause(block.failure, block.node)), delete_jobs=turn.seen.unfinished)
+        return _attempt_failed(turn, Cause(block.failure, block.node))
     message = waiting_for(pods) or f"{running} of {turn.job.spec.resources.nodes} pods are running"
     phase = Phase(State.STARTING, Reason.PODS_PENDING, message, prepared=True)
     return turn.settle(phase, requeue_after=block.left + timedelta(seconds=1) if block else None)

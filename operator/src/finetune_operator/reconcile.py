@@ -13,7 +13,7 @@ from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide import Decision, Policy, decide, known_status, refused
 from finetune_operator.dependents import Dependents
-from finetune_operator.errors import AlreadyExists, KubeError, NamespaceTerminating, NotFound
+from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
 from finetune_operator.events import event, transitions
 from finetune_operator.kube import Kube
 from finetune_operator.naming import FIELD_MANAGER, JOB_LABEL, JOB_UID_LABEL
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 # How soon to look again while an older job's child of the same name is being collected.
 _COLLECTION_WAIT = timedelta(seconds=1)
+# How soon to look again when somebody else has written meanwhile.
+_CONFLICT_WAIT = timedelta(milliseconds=200)
+_IDENTITY = ("name", "namespace", "uid", "resourceVersion")
 # Answers that a user or an administrator has to do something about: quota, admission, rights, a name that is taken.
 _REFUSALS = frozenset({400, 403, 409, 422})
 
@@ -68,6 +71,13 @@ class Reconciler:
             self._reports.forget(key.namespace, key.name)
             self.dependents.set(key, ())
             return None
+        try:
+            return await self._act(key, seen)
+        except Conflict:
+            # Somebody else has written meanwhile, such as the user. What is decided now may differ.
+            return _CONFLICT_WAIT
+
+    async def _act(self, key: Key, seen: Observation) -> timedelta | None:
         decision = decide(seen, self._policy)
         if decision.status is None:
             return None
@@ -166,11 +176,10 @@ class Reconciler:
 
 
 def status_manifest(manifest: Object, status: Object) -> Object:
-    """The body of a server-side apply of a status."""
-    metadata = manifest["metadata"]
-    return {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]},
-        "status": status,
-    }
+    """The body of a server-side apply of a status that was decided on this very version of the object.
+
+    The API server refuses it when the object has changed since: a second operator, or one that slept, must not write
+    an old sight over a newer status.
+    """
+    kept = {key: manifest["metadata"][key] for key in _IDENTITY if key in manifest["metadata"]}
+    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": kept, "status": status}

@@ -66,6 +66,12 @@ def test_a_finished_job_stays_what_it_is(end: str, changes: dict[str, Any]) -> N
     ]
 
 
+def test_what_still_runs_of_a_finished_job_is_deleted() -> None:
+    decision = look(FINAL["failed while preparing"], (batch_job(), batch_job(Stage.PREPARE, ended="Failed")))
+    assert decision.delete_jobs == (f"{NAME}-train-1",)
+    assert decision.create == ()
+
+
 def test_complete_job_has_artifact_evaluation_and_all_stages() -> None:
     status = FINAL["complete"]
     assert status.artifact == artifact()

@@ -47,7 +47,7 @@ CASES: dict[str, Case] = {
         jobs=(batch_job(Stage.PREPARE),),
         pods=(CONFIG_ERROR,),
         now=31,
-        deletes=(PREPARE_JOB,),
+        again=0,
     ),
     "prepare found an error": Case(
         "Failed",
