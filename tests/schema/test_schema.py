@@ -44,6 +44,64 @@ REFUSED: dict[str, tuple[Object, str]] = {
         {"dataset": {"train": [{"source": "gs://a/b"}]}},
         "spec.dataset.train[0].source in body should match",
     ),
+    "data of the web without a checksum": (
+        {"dataset": {"train": [{"source": "https://host/rows.jsonl"}]}},
+        "spec.dataset.train[0]: Invalid value: an https:// source needs sha256, the checksum of its file, and no other "
+        "source takes one",
+    ),
+    "checksum of a bucket": (
+        {"dataset": {"train": [{"source": "s3://data/rows", "sha256": "0" * 64}]}},
+        "an https:// source needs sha256, the checksum of its file, and no other source takes one",
+    ),
+    "pattern on the web": (
+        {"dataset": {"train": [{"source": "https://host/rows.jsonl", "sha256": "0" * 64, "files": "*"}]}},
+        "an https:// source is one file; remove files",
+    ),
+    "revision of a bucket": (
+        {"dataset": {"train": [{"source": "s3://data/rows", "revision": "main"}]}},
+        "revision applies to an hf:// source only; remove revision or use hf://org/name",
+    ),
+    "columns of another format": (
+        {"dataset": {"train": [{"source": "s3://data/rows", "format": "completion", "fields": {"messages": "m"}}]}},
+        "fields of format completion are text; remove the others or set format",
+    ),
+    "columns of no chat": (
+        {"dataset": {"train": [{"source": "s3://data/rows", "fields": {"prompt": "p"}}]}},
+        "fields of format chat are messages, role, content, tools; remove the others or set format",
+    ),
+    "format that is none": (
+        {"dataset": {"train": [{"source": "s3://data/rows", "format": "alpaca"}]}},
+        'Unsupported value: "alpaca"',
+    ),
+    "preferences for sft": (
+        {"dataset": {"train": [{"source": "s3://data/rows", "format": "preference"}]}},
+        "objective sft learns from rows of the format chat or instruction or completion; set format of every source of "
+        "spec.dataset, or spec.method.objective",
+    ),
+    "held-out preferences for sft": (
+        {"dataset": {"validation": {"sources": [{"source": "s3://data/rows", "format": "unpaired"}]}}},
+        "objective sft learns from rows of the format chat or instruction or completion",
+    ),
+    "weight of held-out rows": (
+        {"dataset": {"validation": {"sources": [{"source": "s3://data/rows", "weight": "2"}]}}},
+        "held-out rows are evaluated once each; remove weight from spec.dataset.validation.sources",
+    ),
+    "weight of nothing": (
+        {"dataset": {"train": [{"source": "s3://data/rows", "weight": "0.0"}]}},
+        "spec.dataset.train[0].weight in body should match",
+    ),
+    "limit of no rows": (
+        {"dataset": {"train": [{"source": "s3://data/rows", "limit": 0}]}},
+        "spec.dataset.train[0].limit in body should be greater than or equal to 1",
+    ),
+    "share of truncated rows above 1": (
+        {"dataset": {"checks": {"maxTruncatedFraction": "1.1"}}},
+        "maxTruncatedFraction in body should match",
+    ),
+    "data's hub offline without a cache": (
+        {"dataset": {"huggingFace": {"offline": True}}},
+        "offline needs a cache; set spec.dataset.huggingFace.cacheClaim",
+    ),
     "destination that is a claim": (
         {"output": {"destination": "pvc://c/x"}},
         "spec.output.destination in body should match",
@@ -248,7 +306,11 @@ def test_defaults_are_filled_in(cluster: Cluster, namespace: str) -> None:
     spec = cluster.apply(_manifest(namespace=namespace), DRY)["spec"]
     assert spec == {
         "model": {"source": "s3://models/tiny"},
-        "dataset": {"train": [{"source": "s3://data/train.jsonl", "format": "chat"}], "tooLong": "Truncate"},
+        "dataset": {
+            "train": [{"source": "s3://data/train.jsonl", "format": "chat", "weight": "1"}],
+            "tooLong": "Truncate",
+            "checks": {"maxRefusedRows": 0},
+        },
         "method": {"objective": "sft", "tuning": "lora"},
         "hyperparameters": {
             "learningRate": "2e-4",
@@ -272,7 +334,7 @@ def test_defaults_are_filled_in(cluster: Cluster, namespace: str) -> None:
             "gpuResourceName": "nvidia.com/gpu",
         },
         "deepspeed": {"zeroStage": 2, "microBatchSize": 1},
-        "evaluation": {},
+        "evaluation": {"publish": "Last"},
         "output": {"destination": "s3://results/team", "s3": {"addressingStyle": "Auto"}},
         "suspend": False,
         "backoffLimit": 3,

@@ -12,12 +12,15 @@ from pathlib import Path
 
 from aiohttp import web
 
-LFS_SUFFIX = ".safetensors"
+LFS_SUFFIXES = (".safetensors", ".parquet")
 
 
 @dataclass
 class Hub:
-    """What the hub holds: files by name of each repository's one commit. ``requests`` notes what was asked."""
+    """What the hub holds: files by name of each repository's one commit; datasets are ``datasets/org/name``.
+
+    ``requests`` notes what was asked.
+    """
 
     endpoint: str = ""
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -38,7 +41,7 @@ def _error(code: str, status: int) -> web.Response:
 
 
 def _lfs(name: str, content: bytes) -> dict[str, object]:
-    if not name.endswith(LFS_SUFFIX):
+    if not name.endswith(LFS_SUFFIXES):
         return {}
     return {"lfs": {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}}
 
@@ -52,6 +55,10 @@ class _Server:
         application.router.add_get("/api/models/{org}/{name}/revision/{revision}", self.info)
         application.router.add_get("/api/models/{org}/{name}/tree/{revision}", self.tree)
         application.router.add_get("/{org}/{name}/resolve/{revision}/{file}", self.file)
+        dataset = "{org:datasets}/{name:[^/]+/[^/]+}"
+        application.router.add_get(f"/api/{dataset}/revision/{{revision}}", self.info)
+        application.router.add_get(f"/api/{dataset}/tree/{{revision}}", self.tree)
+        application.router.add_get(f"/{dataset}/resolve/{{revision}}/{{file:.+}}", self.file)
         return application
 
     def _refusal(self, request: web.Request) -> web.Response | None:

@@ -76,7 +76,7 @@ def test_prepare_reports_the_commit(folder_place: Place, hub: Hub) -> None:
 def test_weights_of_which_the_hub_does_not_know_the_digest_are_downloaded(
     folder_place: Place, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("support.hub_server.LFS_SUFFIX", ".other")
+    monkeypatch.setattr("support.hub_server.LFS_SUFFIXES", (".other",))
     stored = open_model(folder_place.plan(), folder_place.environment, tmp_path / "stored")
     assert open_model(hub_plan(folder_place, hub), {}, tmp_path / "opened").digest() == stored.digest()
 

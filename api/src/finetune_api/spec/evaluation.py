@@ -60,7 +60,7 @@ class EvaluationSpec(Document):
                 "early stopping looks at evaluations during training; set spec.evaluation.everySteps",
             ),
             (
-                "self.publish != 'Best' || has(self.everySteps)",
+                "!has(self.publish) || self.publish != 'Best' || has(self.everySteps)",
                 "publish: Best chooses among evaluations during training; set spec.evaluation.everySteps",
             ),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 UNSUPPORTED = ("functions", "function_call", "reasoning_content", "reasoning", "thinking", "audio", "images", "videos")
 _OF_TOOL_TURNS = ("name", "tool_call_id")
 _TOOL_CALLS = "tool_calls"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def text(value: object, what: str) -> str:
     """
     if not isinstance(value, str):
         raise BadRow(f"{what} is not a string")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if _SURROGATE.search(value):
         raise BadRow(f"{what} has half of a surrogate pair")
     return value
 

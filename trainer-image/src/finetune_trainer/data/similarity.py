@@ -25,7 +25,9 @@ _PART_KEYS = 1 << 18
 _CHUNK_KEYS = 1 << 16
 
 Keys = NDArray[np.uint64]
-Flags = NDArray[np.bool_]
+Flags = NDArray[np.uint8]
+
+HELD_OUT, _AGAIN, _LEAKED, _NEARLY_AGAIN, _NEARLY_LEAKED = (1 << bit for bit in range(5))
 
 _EDGES = np.arange(_BUCKETS, dtype=np.uint64) << np.uint64(64 - 5)
 _FACTORS = np.random.Generator(np.random.PCG64(7)).integers(0, 1 << 64, size=VALUES, dtype=np.uint64) | np.uint64(1)
@@ -35,7 +37,8 @@ def band_keys(words: str) -> Keys:
     """Keys of a text's bands, uint64 [BANDS]: similar texts have one in common. Case and white space do not count."""
     content = " ".join(words.lower().split()).encode()[:_MAX_BYTES].ljust(_SHINGLE_BYTES, b" ")
     shingles: Keys = np.ndarray((len(content) - _SHINGLE_BYTES + 1,), "<u8", content, strides=(1,))
-    hashed = np.sort(_mixed(shingles))
+    hashed = _mixed(np.array(shingles))
+    hashed.sort()
     # The least value of each bucket; an empty bucket borrows from the next one.
     least = hashed[np.searchsorted(hashed, _EDGES) % len(hashed)]
     return _mixed((least[: BANDS * VALUES].reshape(BANDS, VALUES) * _FACTORS).sum(axis=1))
@@ -86,30 +89,39 @@ class KeyFiles:
     def count(self) -> Repeats:
         """Counts the repeats among the rows; none can be added after that."""
         self._open.close()
-        held_out = np.fromfile(self._splits, dtype=np.bool_)
-        again, leaked = repeats(self._keys, held_out)
-        near = np.zeros((2, len(held_out)), dtype=np.bool_)
+        # One byte per row is all that is kept of it in memory.
+        flags = np.fromfile(self._splits, dtype=np.uint8)
+        mark_repeats(self._keys, flags, _AGAIN, _LEAKED)
         for path in self._bands:
-            near |= repeats(path, held_out)
-        return Repeats(*(int(flags.sum()) for flags in (again, near[0] & ~again, leaked, near[1] & ~leaked)))
+            mark_repeats(path, flags, _NEARLY_AGAIN, _NEARLY_LEAKED)
+        return Repeats(
+            duplicates=_count(flags, _AGAIN),
+            near_duplicates=_count(flags, _NEARLY_AGAIN, without=_AGAIN),
+            overlap=_count(flags, _LEAKED),
+            near_overlap=_count(flags, _NEARLY_LEAKED, without=_LEAKED),
+        )
 
 
-def repeats(path: Path, held_out: Flags) -> tuple[Flags, Flags]:
-    """Which training rows have the key of an earlier one, and which held-out rows that of a training row; each [rows].
+def mark_repeats(path: Path, flags: Flags, again: int, leaked: int) -> None:
+    """Sets the bit ``again`` of training rows that have the key of an earlier one, and the bit ``leaked`` of held-out
+    rows that have the key of a training row.
 
-    ``path`` holds one uint64 per row.
+    ``path`` holds one uint64 per row; ``flags`` is [rows], with the bit HELD_OUT.
     """
-    again, leaked = np.zeros_like(held_out), np.zeros_like(held_out)
-    for rows, keys in _parts(path, len(held_out)):
+    for rows, keys in _parts(path, len(flags)):
         order = np.argsort(keys, kind="stable")
         rows, keys = rows[order], keys[order]
-        is_train = ~held_out[rows]
+        is_train = (flags[rows] & HELD_OUT) == 0
         starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
         group = np.repeat(np.arange(len(starts)), np.diff([*starts, len(keys)]))
         before: NDArray[np.int64] = np.cumsum(is_train) - is_train
-        again[rows[is_train & (before > before[starts][group])]] = True
-        leaked[rows[~is_train & (np.add.reduceat(is_train.astype(np.int64), starts)[group] > 0)]] = True
-    return again, leaked
+        flags[rows[is_train & (before > before[starts][group])]] |= np.uint8(again)
+        is_trained_on = np.add.reduceat(is_train.astype(np.int64), starts) > 0
+        flags[rows[~is_train & is_trained_on[group]]] |= np.uint8(leaked)
+
+
+def _count(flags: Flags, bit: int, without: int = 0) -> int:
+    return int(((flags & (bit | without)) == bit).sum())
 
 
 def _parts(path: Path, rows: int) -> Iterator[tuple[NDArray[np.int64], Keys]]:

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 from finetune_trainer.errors import StorageError, TrainerError, UserError
 from finetune_trainer.storage.interface import CHUNK_BYTES
@@ -18,20 +19,25 @@ _NOT_THERE = (404, 410)
 _REFUSED = (401, 403)
 
 
+class _LeavesHttps(OSError):
+    """A redirect leads to another scheme than https://."""
+
+
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
     """Follows a redirect to https:// only: another scheme would read files of this machine or travel in the clear."""
 
     def redirect_request(
         self,
         req: urllib.request.Request,
-        fp: object,
+        fp: IO[bytes],
         code: int,
         msg: str,
         headers: object,
         newurl: str,
     ) -> urllib.request.Request | None:
         if not newurl.startswith("https://"):
-            raise urllib.error.URLError(f"it redirects to {newurl}, which is not https://")
+            fp.close()
+            raise _LeavesHttps(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
@@ -96,7 +102,12 @@ class WebDataFile:
                 raise http.client.IncompleteRead(b"", response.length)
 
     def _translated(self, error: Exception) -> TrainerError:
+        if isinstance(error, _LeavesHttps):
+            return UserError(
+                f"{self.url} of {self.field} redirects to {error}, which is not https://", f"correct {self.field}"
+            )
         if isinstance(error, urllib.error.HTTPError):
+            error.close()
             if error.code in _NOT_THERE:
                 return UserError(
                     f"{self.url} of {self.field} does not exist (HTTP {error.code})", f"correct {self.field}"
