@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 
 import typer
@@ -53,3 +55,21 @@ def main() -> None:
     except CliError as error:
         print_error(str(error))
         sys.exit(error.exit_code)
+
+
+def complete_for_kubectl() -> None:
+    """Entry point of ``kubectl_complete-finetune``, which kubectl asks for the next word of ``kubectl finetune ...``.
+
+    Its arguments are the words so far, the last one unfinished. It prints the words that fit, one a line, and the
+    directive 4 (no file names) of kubectl's completion (https://pkg.go.dev/github.com/spf13/cobra#ShellCompDirective).
+    """
+    words = ["finetune", *sys.argv[1:]]
+    os.environ |= {
+        "_FINETUNE_COMPLETE": "complete_bash",
+        "COMP_WORDS": shlex.join(words),
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    try:
+        app(prog_name="finetune")
+    finally:
+        print(":4")
