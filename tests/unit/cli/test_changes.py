@@ -89,6 +89,11 @@ SUBMIT_REFUSALS = {
         10,
         'refuses it: unknown field "spec.foo"',
     ),
+    "not readable by the schema": (
+        refused(500, "", "failed to create typed patch object (a/b; Kind=FineTuneJob): .spec.foo: field not declared"),
+        10,
+        "error: the API server refuses it: .spec.foo: field not declared\n",
+    ),
     "no namespace": (
         refused(404, "NotFound", 'namespaces "team-a" not found', name="team-a", kind="namespaces"),
         4,

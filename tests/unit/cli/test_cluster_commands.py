@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +206,63 @@ def test_a_name_cannot_leave_its_place_in_the_path(connected: CommandLine, api: 
     connected("describe", "../../../../secrets/x")
 
     assert [request.path for request in api.requests] == [f"{TEAM_A}/..%2F..%2F..%2F..%2Fsecrets%2Fx"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_watch_in_a_terminal_draws_the_curve_from_the_beginning(
+    connected: CommandLine, api: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The log of rank 0 tells what was trained before the watch began.
+    pods = "/api/v1/namespaces/team-a/pods"
+    labels = {"finetune.dev/stage": "train", "finetune.dev/attempt": "2"}
+    api.give(f"GET {pods}", Answer({"items": [{"metadata": {"name": "rank-0", "labels": labels}}]}))
+    log = "".join(f"step {step}/128  loss {3 - step / 50:.4f}  lr 1e-4\n" for step in range(1, 54))
+    api.give(f"GET {pods}/rank-0/log", Answer(log))
+    running, done = (Answer(job("support-bot", status=status)) for status in (TRAINING, COMPLETE))
+    api.give(f"GET {TEAM_A}/support-bot", running, done)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "40")
+
+    ended = connected("watch", "support-bot")
+
+    assert ended.code == 0
+    assert "2.9800" in ended.out, "the loss of the first step is the top of the curve"
+    assert "verified " in ended.out
+    assert "\x1b[" in ended.out
+
+
+def test_an_interrupted_watch_ends_quietly(api: Answers, tmp_path: Path) -> None:
+    api.give(f"GET {TEAM_A}/support-bot", Answer(job("support-bot", status=TRAINING)))
+    file = write_kubeconfig(tmp_path / "config", api.address, namespace="team-a")
+    command = [sys.executable, "-m", "finetune_cli", "watch", "support-bot", "--kubeconfig", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "Training" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_a_pod_without_a_service_account(cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
+
+    ended = cli("list")
+
+    assert ended.code == 3
+    assert ended.err.startswith("error: no way to a cluster: Service")
+
+
+def test_a_reader_that_goes_away_is_no_error(api: Answers, tmp_path: Path) -> None:
+    api.give(f"GET {TEAM_A}", listed(*(job(f"job-{number}") for number in range(3000))))
+    file = write_kubeconfig(tmp_path / "config", api.address, namespace="team-a")
+    command = f"{sys.executable} -m finetune_cli list -o yaml --kubeconfig {file} | head -n 1"
+
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+
+    assert (result.stdout, result.stderr) == ("apiVersion: v1\n", "")

@@ -97,6 +97,14 @@ def test_an_attempt_that_starts_anew_takes_back_the_later_steps() -> None:
     assert all(step <= 5 for step, _ in seen.held_out)
 
 
+def test_a_message_of_several_lines_is_one_line_of_a_log() -> None:
+    failure = FAILED["failure"] | {"message": "rows.jsonl:1: empty\nrows.jsonl:9: no JSON"}
+
+    text = line(job("legal", status=FAILED | {"failure": failure}))
+
+    assert "rows.jsonl:1: empty rows.jsonl:9: no JSON" in text
+
+
 def test_plain_lines_of_every_state() -> None:
     assert_same("".join(f"{line(one)}\n" for one in JOBS.values()), FOLDER / "lines.txt")
 

@@ -16,6 +16,7 @@ from finetune_cli.errors import (
 )
 
 _INSTALL = "install it: kubectl apply --server-side -k crds/ (docs/install.md)"
+_UNTYPED = "failed to create typed patch object"
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -39,6 +40,9 @@ def refusal(call: Call, status: int, body: str) -> CliError:
             return ClusterError(_conflict(message, answer))
         case 400 if call.subresource == "log":
             return MissingObjectError(f"there is no log yet: {message}")
+        case 500 if _UNTYPED in message:
+            # What a server-side apply cannot read by the schema, the API server calls an error of its own.
+            return RefusedManifestError(f"the API server refuses it: {message.rpartition('): ')[2]}")
         case 400 | 422:
             return RefusedManifestError(f"the API server refuses it: {message}")
     kind = HiccupError if status in _BUSY else ClusterError

@@ -50,6 +50,7 @@ _KNOWN = frozenset(
 )
 _STYLES = {"True": "green", "False": "dim", "Unknown": "yellow", "Warning": "yellow", "Normal": ""}
 _FAILURE_FIELDS = frozenset(("class", "message", "remedy"))
+_BAD_WHEN_TRUE = frozenset(("Failed", "Stalled"))
 _ATTEMPT_COLUMNS = frozenset(("number", "started", "finished", "outcome", "message"))
 
 
@@ -165,10 +166,16 @@ def _stages(job: Object, now: datetime) -> RenderableType | None:
     for stage in stages:
         start, end = time_at(stage, "started"), time_at(stage, "finished")
         until = end or time_at(job, "status", "completionTime")
-        mark = Text("✓ ", style="green") if end else Text("• ", style="blue")
-        name = Text.assemble(mark, text_at(stage, "name"))
+        name = Text.assemble(stage_mark(job, stage), " ", text_at(stage, "name"))
         table.add_row(name, _clock(start), took(start, until, now), Text(text_at(stage, "message")))
     return section("Stages", table)
+
+
+def stage_mark(job: Object, stage: Object) -> Text:
+    """Whether a stage is done, under way, or where the job failed."""
+    if time_at(stage, "finished"):
+        return Text("✓", style="green")
+    return Text("✗", style="red") if jobview.is_failed(job) else Text("•", style="blue")
 
 
 def _clock(moment: datetime | None) -> str:
@@ -248,7 +255,8 @@ def _conditions(job: Object, now: datetime) -> RenderableType | None:
     table = _table("CONDITION", "STATUS", "REASON", "SINCE", "")
     for item in conditions:
         said, since = text_at(item, "status"), age(time_at(item, "lastTransitionTime"), now)
-        status = Text(said, _STYLES.get(said, ""))
+        bad = said == "True" and text_at(item, "type") in _BAD_WHEN_TRUE
+        status = Text(said, "red" if bad else _STYLES.get(said, ""))
         table.add_row(text_at(item, "type"), status, text_at(item, "reason"), since, Text(text_at(item, "message")))
     return section("Conditions", table)
 

@@ -12,7 +12,8 @@ from rich.text import Text
 from finetune_cli import jobview
 from finetune_cli.documents import Object, number_at, object_at, objects_at, text_at, time_at, whole_at
 from finetune_cli.render.curves import Point, Series, chart
-from finetune_cli.render.words import age, bar, loss, number, percent, size, state_text
+from finetune_cli.render.describe import stage_mark
+from finetune_cli.render.words import bar, loss, number, percent, size, state_text, took
 
 TRAIN_STYLE, HELD_OUT_STYLE = "cyan", "magenta"
 # More points than a screen has columns are not seen.
@@ -109,11 +110,9 @@ def _stage_line(job: Object, now: datetime) -> Text:
     line = Text()
     for stage in objects_at(job, "status", "stages"):
         start, end = time_at(stage, "started"), time_at(stage, "finished")
-        mark, style = ("✓", "green") if end else ("•", "blue")
-        if jobview.is_failed(job) and not end:
-            mark, style = "✗", "red"
-        spent = age(start, end or (now if not jobview.is_final(job) else start or now))
-        line.append(f"{mark} ", style).append(text_at(stage, "name")).append(f" {spent}   ", "dim")
+        until = end or time_at(job, "status", "completionTime")
+        line.append(stage_mark(job, stage)).append(f" {text_at(stage, 'name')}")
+        line.append(f" {took(start, until, now)}   ", "dim")
     attempt = jobview.attempt_of(job)
     if attempt > 1:
         line.append(f"attempt {attempt}", "yellow")
@@ -144,7 +143,8 @@ def line(job: Object) -> str:
     elif not jobview.is_final(job):
         parts.append(jobview.message_of(job))
     parts += _last_words(job)
-    return "  ".join(part for part in parts if part).rstrip()
+    # A message may have several lines; a log has one for each state.
+    return " ".join("  ".join(part for part in parts if part).splitlines()).rstrip()
 
 
 def _last_words(job: Object) -> Sequence[str]:

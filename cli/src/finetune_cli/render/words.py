@@ -87,8 +87,7 @@ def spelled(path: str) -> str:
 
 
 def bar(fraction: float, width: int) -> Text:
-    """A progress bar in eighths of a cell."""
-    eighths = round(max(0.0, min(1.0, fraction)) * width * 8)
-    full, part = divmod(eighths, 8)
-    filled = "█" * full + (" ▏▎▍▌▋▊▉"[part] if part else "")
-    return Text.assemble((filled, "blue"), ("─" * (width - len(filled)), "dim"))
+    """A progress bar in halves of a cell."""
+    full, half = divmod(round(max(0.0, min(1.0, fraction)) * width * 2), 2)
+    done = "━" * full + "╸" * half
+    return Text.assemble((done, "blue"), ("━" * (width - len(done)), "bright_black"))
