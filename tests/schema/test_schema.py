@@ -153,7 +153,7 @@ REFUSED: dict[str, tuple[Object, str]] = {
     "hub access on s3": ({"model": {"huggingFace": {}}}, "huggingFace applies to an hf:// source only; remove"),
     "s3 access on the hub": (
         {"model": {"source": "hf://a/b", "s3": {}}},
-        "s3 applies to an s3:// source only; remove spec.model.s3 or use s3://bucket/prefix",
+        "s3 applies to an s3:// or job:// source only; remove spec.model.s3 or use s3://bucket/prefix",
     ),
     "s3 access on a claim": (
         {"dataset": {"train": [{"source": "pvc://c/x", "s3": {}}]}},
@@ -225,7 +225,7 @@ def test_refused(cluster: Cluster, namespace: str, case: str) -> None:
         ({"spec": {"learningRate": "1"}}, "spec.learningRate"),
         ({"spec": {"hyperparameters": {"learning_rate": "1"}}}, "spec.hyperparameters.learning_rate"),
         ({"spec": {"dataset": {"train": [{"source": "s3://rows/x", "url": "y"}]}}}, "spec.dataset.train[0].url"),
-        ({"spec": {"ttlSecondsAfterFinished": 1}}, "spec.ttlSecondsAfterFinished"),
+        ({"spec": {"ttlSeconds": 1}}, "spec.ttlSeconds"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -427,7 +427,7 @@ def test_examples_are_accepted(cluster: Cluster, namespace: str, file: Any) -> N
         ("spec.dataset.validation.fraction", ["a decimal between 0 and 1 in quotes"]),
         ("status.artifact.bytes", ["in bytes"]),
         ("status.progress.tokensPerSecond", ["tokens per second"]),
-        ("status.evaluation.lossAfter", ["nats per token"]),
+        ("status.evaluation.lossAfter", ["Held-out loss of the published weights"]),
     ],
 )
 def test_explain_teaches(cluster: Cluster, field: str, words: list[str]) -> None:
