@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from finetune_api.spec import FineTuneJobSpec
 from support.gangs import run_gang
-from support.reference import Reference, train_reference
+from support.reference import Reference, load_model, train_reference
 from support.tiny_model import write_tiny_model
 from support.training_runs import make_plan, make_spec, open_splits, write_prepared_data
 
@@ -158,3 +159,43 @@ class TestEquality:
 def published(parameter: str) -> str:
     name = parameter.replace(".modules_to_save.default", "").replace(".default", "")
     return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+
+
+def inputs() -> torch.Tensor:
+    return torch.arange(5, 17)[None]
+
+
+@pytest.mark.parametrize("cell", [Cell("reward", "full", 3), Cell("reward", "partial", 2)], ids=lambda cell: cell.name)
+def test_a_reward_model_loads_in_transformers(matrix: Matrix, cell: Cell) -> None:
+    folder = matrix.trained() / cell.name / "artifact"
+    model, info = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert model.config.architectures == ["LlamaForSequenceClassification"]
+    assert model(input_ids=inputs()).logits.shape == (1, 1)
+
+
+@pytest.mark.parametrize("cell", [Cell("reward", "lora", 3), Cell("reward", "qlora", 2)], ids=lambda cell: cell.name)
+def test_the_adapter_of_a_reward_model_brings_its_head(matrix: Matrix, cell: Cell) -> None:
+    base = load_model(matrix.model, cell.spec())
+    tuned = PeftModel.from_pretrained(base, str(matrix.trained() / cell.name / "artifact"))
+    found = saved(matrix.trained() / cell.name, cell)["base_model.model.score.weight"]
+    assert torch.equal(tuned.base_model.model.score.modules_to_save.default.weight, found)
+    assert not torch.equal(found, base.score.original_module.weight)
+
+
+@pytest.mark.parametrize("cell", [QLORA[2], OPTIONS[4], OPTIONS[6]], ids=lambda cell: cell.name)
+def test_adapters_load_in_peft(matrix: Matrix, cell: Cell) -> None:
+    base = AutoModelForCausalLM.from_pretrained(matrix.model)
+    before = base(input_ids=inputs()).logits
+    tuned = PeftModel.from_pretrained(base, str(matrix.trained() / cell.name / "artifact"))
+    assert (tuned(input_ids=inputs()).logits - before).abs().max() > 1e-5
+
+
+def test_preferences_are_measured_beside_the_loss(matrix: Matrix) -> None:
+    workspace = matrix.trained() / Cell("dpo", "lora", 2).name
+    names = {"rewardAccuracy", "rewardMargin"}
+    assert all(names <= line.keys() for line in lines(workspace))
+    evaluations = [line for line in lines(workspace) if line["kind"] == "evaluation"]
+    assert evaluations[0]["rewardMargin"] == pytest.approx(0.0, abs=1e-6)
+    assert evaluations[-1]["rewardMargin"] != 0.0

@@ -64,6 +64,38 @@ def test_a_right_adapter_passes() -> None:
     assert adapter()
 
 
+HEAD = "base_model.model.score.weight"
+LENGTHS = {f"base_model.model.model.layers.{layer}.q_proj.lora_magnitude_vector": tensor(6) for layer in range(2)}
+
+
+def test_a_right_adapter_of_a_reward_model_passes() -> None:
+    tensors = adapter() | {HEAD: tensor(1, 4)}
+    check_adapter(tensors, CONFIG | {"task_type": "SEQ_CLS"}, BASE, "org/base")
+    with pytest.raises(VerificationFailed, match=reason("the adapter of a reward model lacks its head score.weight")):
+        check_adapter(adapter(), CONFIG | {"task_type": "SEQ_CLS"}, BASE, "org/base")
+    with pytest.raises(VerificationFailed, match=reason(f"the adapter's tensor {HEAD} has no counterpart")):
+        check_adapter(tensors, CONFIG | {"task_type": "CAUSAL_LM"}, BASE, "org/base")
+
+
+def test_a_right_adapter_of_dora_passes() -> None:
+    check_adapter(adapter() | LENGTHS, CONFIG | {"use_dora": True}, BASE, "org/base")
+    assert adapter()
+
+
+@pytest.mark.parametrize("lengths", [{}, {name: tensor(4) for name in LENGTHS}])
+def test_dora_without_its_lengths_is_refused(lengths: dict[str, TensorFacts]) -> None:
+    message = "the adapter of model.layers.0.q_proj lacks the lengths of its columns, which DoRA learns"
+    with pytest.raises(VerificationFailed, match=reason(message)):
+        check_adapter(adapter() | lengths, CONFIG | {"use_dora": True}, BASE, "org/base")
+
+
+def test_a_reward_model_has_a_scalar_head_in_place_of_the_output_head() -> None:
+    config = {"architectures": ["LlamaForSequenceClassification"], "tie_word_embeddings": False}
+    check_model(full() | {"score.weight": tensor(1, 4)}, config, BASE | {"lm_head.weight": (10, 4)})
+    with pytest.raises(VerificationFailed, match=reason("the reward model lacks its head score.weight")):
+        check_model(full(), config, BASE)
+
+
 @pytest.mark.parametrize(
     ("tensors", "config", "message"),
     [

@@ -17,6 +17,9 @@ _REMEDY = "run the job again; if it fails the same way, this is a fault of the t
 # Constants that older checkpoints carry and newer libraries compute.
 _BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
 _HEAD = "lm_head.weight"
+# transformers' sequence classification, as the objective reward trains it.
+_SCORING, _SCALAR_HEAD = "ForSequenceClassification", "score.weight"
+_LENGTHS = ".lora_magnitude_vector"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -40,9 +43,11 @@ def check_adapter(tensors: Mapping[str, TensorFacts], config: Mapping[str, Any],
     if config.get("base_model_name_or_path") != base_name:
         found = config.get("base_model_name_or_path")
         raise _failed(f"{ADAPTER_CONFIG} names the base model {found!r} instead of {base_name!r}")
-    pairs = dict(_pairs(tensors))
+    beside = _beside(tensors, config)
+    pairs = dict(_pairs([name for name in tensors if name not in beside]))
     if not pairs:
         raise _failed("the adapter is empty")
+    _check_lengths(tensors, pairs, config)
     if all(tensors[up].zero for _, up in pairs.values()):
         raise _failed("the adapter is zero: training has changed nothing")
     for module, (down, up) in pairs.items():
@@ -62,6 +67,10 @@ def check_model(tensors: Mapping[str, TensorFacts], config: Mapping[str, Any], b
     if not tensors or all(tensor.zero for tensor in tensors.values()):
         raise _failed("the model is empty or zero")
     optional = {_HEAD} if config.get("tie_word_embeddings", True) else set()
+    if _scores(config.get("architectures")):
+        optional = {_HEAD, _SCALAR_HEAD}
+        if _SCALAR_HEAD not in tensors:
+            raise _failed(f"the reward model lacks its head {_SCALAR_HEAD}")
     known = {name: base_name(name, base) for name in tensors}
     extra = sorted(name for name, found in known.items() if found is None and name not in optional)
     if extra:
@@ -108,6 +117,31 @@ def _check_finite(tensors: Mapping[str, TensorFacts]) -> None:
     for name, tensor in tensors.items():
         if not tensor.finite:
             raise _failed(f"the tensor {name} holds NaN or infinity")
+
+
+def _scores(architectures: object) -> bool:
+    return isinstance(architectures, list) and any(str(name).endswith(_SCORING) for name in architectures)
+
+
+def _beside(tensors: Mapping[str, TensorFacts], config: Mapping[str, Any]) -> set[str]:
+    """Tensors that an adapter has beside its pairs: a reward model's head, and the lengths of DoRA."""
+    found: set[str] = set()
+    if config.get("task_type") == "SEQ_CLS":
+        found.add(_ADAPTER_PREFIX + _SCALAR_HEAD)
+        if not found <= tensors.keys():
+            raise _failed(f"the adapter of a reward model lacks its head {_SCALAR_HEAD}")
+    if config.get("use_dora"):
+        found |= {name for name in tensors if name.endswith(_LENGTHS)}
+    return found
+
+
+def _check_lengths(
+    tensors: Mapping[str, TensorFacts], pairs: Mapping[str, tuple[str, str]], config: Mapping[str, Any]
+) -> None:
+    for module, (_, up) in pairs.items() if config.get("use_dora") else ():
+        found = tensors.get(f"{_ADAPTER_PREFIX}{module}{_LENGTHS}")
+        if found is None or found.shape != (tensors[up].shape[0],):
+            raise _failed(f"the adapter of {module} lacks the lengths of its columns, which DoRA learns")
 
 
 def _pairs(tensors: Collection[str]) -> Iterator[tuple[str, tuple[str, str]]]:
