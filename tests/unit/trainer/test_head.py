@@ -119,7 +119,11 @@ def test_nothing_is_kept_for_a_gradient_that_nobody_wants() -> None:
     assert not found.requires_grad
 
 
-@pytest.mark.parametrize(("vocabulary", "expected"), [(10, 4096), (49_152, 170), (10_000_000, 32)])
-def test_chunks_are_about_32_mib(vocabulary: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("vocabulary", "on_cpu", "on_gpu"), [(10, 4096, 4096), (49_152, 170, 1365), (10_000_000, 32, 32)]
+)
+def test_chunks_are_32_mib_or_256_on_gpus(
+    vocabulary: int, on_cpu: int, on_gpu: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
-    assert chunk_positions(vocabulary) == expected
+    assert (chunk_positions(vocabulary, False), chunk_positions(vocabulary, True)) == (on_cpu, on_gpu)
