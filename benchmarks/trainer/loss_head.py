@@ -1,7 +1,8 @@
 """The loss head alone: CPU time and peak memory of loss and gradients, beside TRL's head and plain logits.
 
-2,048 positions of width 576 and a vocabulary of 49,152 (SmolLM2), float32, all positions with loss; with a trained and
-with a frozen head. TRL's SFTTrainer also asks its head for entropy and accuracy at each step; without these is told too.
+2,048 positions of width 576 and a vocabulary of 49,152 (SmolLM2), float32, all positions with loss; with a trained
+and with a frozen head. TRL's SFTTrainer also asks its head for entropy and accuracy at each step; without these
+is told too.
 
 Run: ``python -m benchmarks.trainer.loss_head``.
 """

@@ -7,11 +7,10 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from torch.nn import functional
-from transformers import AutoModelForCausalLM
-
 from benchmarks.trainer.turns import Turns
 from benchmarks.trainer.workload import LEARNING_RATE, MAX_GRAD_NORM, Workload
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
 
 
 def main(answers: int, block: int, folder: Path, workload: Workload) -> None:
@@ -22,7 +21,9 @@ def main(answers: int, block: int, folder: Path, workload: Workload) -> None:
     rows, order, turns = workload.rows(), workload.order(), Turns(answers, block)
     turns.start()
     for step in count():
-        chosen = [torch.from_numpy(rows[row]).long() for row in order[step * workload.batch : (step + 1) * workload.batch]]
+        chosen = [
+            torch.from_numpy(rows[row]).long() for row in order[step * workload.batch : (step + 1) * workload.batch]
+        ]
         ids = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in chosen], batch_first=True)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits

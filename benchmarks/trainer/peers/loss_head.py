@@ -44,7 +44,9 @@ def trl_without_metrics(hidden: torch.Tensor, weight: torch.Tensor, labels: torc
     from trl.kernels import ChunkedLogProbFunction
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
-    answers = ChunkedLogProbFunction.apply(hidden, weight, None, labels, 1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, ())
+    answers = ChunkedLogProbFunction.apply(
+        hidden, weight, None, labels, 1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, ()
+    )
     return -answers[0].mean()
 
 
@@ -52,7 +54,12 @@ def all_logits(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor)
     return functional.cross_entropy(hidden @ weight.t(), labels)
 
 
-HEADS: dict[str, Head] = {"ours": ours, "trl": trl, "trl_without_metrics": trl_without_metrics, "all_logits": all_logits}
+HEADS: dict[str, Head] = {
+    "ours": ours,
+    "trl": trl,
+    "trl_without_metrics": trl_without_metrics,
+    "all_logits": all_logits,
+}
 
 
 def resident(line: str) -> float:

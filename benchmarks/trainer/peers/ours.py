@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from benchmarks.trainer.turns import Turns
 from benchmarks.trainer.workload import LEARNING_RATE, MAX_GRAD_NORM, SEED, Workload
+
 from finetune_api.outcomes import Stage
 from finetune_api.plan import RunPlan
 from finetune_api.reports import Progress

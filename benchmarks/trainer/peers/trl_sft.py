@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.trainer.turns import Turns
+from benchmarks.trainer.workload import LEARNING_RATE, MAX_GRAD_NORM, SEED, Workload
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
-
-from benchmarks.trainer.turns import Turns
-from benchmarks.trainer.workload import LEARNING_RATE, MAX_GRAD_NORM, SEED, Workload
 
 
 class _TakeTurns(TrainerCallback):

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from finetune_api.outcomes import Stage, StageOutcome
 from finetune_api.plan import RunPlan
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.imports import spare_imports
 from finetune_trainer.outcome import failed, raise_on_sigterm, run_stage, write_termination_message
 
 
@@ -65,6 +66,7 @@ def _run(command: str, plan: RunPlan) -> int:
         from finetune_trainer.training import launch
 
         return launch.main(plan)
+    spare_imports(plan.spec)
     from finetune_trainer.training import worker
 
     return worker.main(plan)

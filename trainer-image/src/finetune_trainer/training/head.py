@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from finetune_trainer.models.architectures import HeadForm
 from finetune_trainer.training.batches import IGNORE_INDEX
 
-# Logits of one chunk in float32: 32 MiB, where larger ones gain no speed, and 256 MiB on GPUs, which would else wait for
-# the head's weights to be read again and again.
+# Logits of one chunk in float32: 32 MiB, where larger ones gain no speed, and 256 MiB on GPUs, which would else wait
+# for the head's weights to be read again and again.
 _CHUNK_ELEMENTS, _CHUNK_ELEMENTS_ON_GPU = 1 << 23, 1 << 26
 _LEAST_CHUNK, _MOST_CHUNK = 32, 4096
 
