@@ -22,7 +22,9 @@ sys.exit(sys.modules.get("bitsandbytes") is not None)
 """
 
 
-@pytest.mark.parametrize(("fields", "expected"), [({}, False), ({"optimizer": "adamw8bit"}, True)])
+@pytest.mark.parametrize(
+    ("fields", "expected"), [({}, False), ({"optimizer": "adamw8bit"}, True), ({"tuning": "qlora"}, True)]
+)
 def test_who_needs_it(fields: dict[str, Any], expected: bool) -> None:
     assert needs_bitsandbytes(make_spec(**fields)) is expected
 

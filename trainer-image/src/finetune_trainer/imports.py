@@ -6,14 +6,12 @@ import sys
 from types import ModuleType
 from typing import cast
 
-from finetune_api.spec import FineTuneJobSpec, Optimizer
-
-_QUANTIZED = "qlora"
+from finetune_api.spec import FineTuneJobSpec, Optimizer, Tuning
 
 
 def needs_bitsandbytes(spec: FineTuneJobSpec) -> bool:
     """Whether a training uses weights or optimizer states of bitsandbytes."""
-    return spec.hyperparameters.optimizer is Optimizer.ADAMW_8BIT or spec.method.tuning.value == _QUANTIZED
+    return spec.hyperparameters.optimizer is Optimizer.ADAMW_8BIT or spec.method.tuning is Tuning.QLORA
 
 
 def spare_imports(spec: FineTuneJobSpec) -> None:
