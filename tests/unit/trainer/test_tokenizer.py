@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from finetune_trainer.data.chat import ChatTemplate
+from finetune_trainer.data.chat import ChatTemplate, Rendered
 from finetune_trainer.data.examples import Conversation, Message
 from finetune_trainer.data.tokenizer import TextTokenizer, loss_mask, named_tokens
 from finetune_trainer.errors import BadRow, UserError
@@ -271,3 +271,112 @@ def test_a_token_carries_loss_when_it_covers_a_character_of_the_span(
         for begin, end in offsets
     ]
     assert list(loss_mask(offsets, [(start, stop)])) == expected
+
+
+def call(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+TOOLS = (
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "description": "Adds <b>numbers</b> & more.",
+            "parameters": {"type": "object", "properties": {"a": {"type": "integer"}, "ä": {"type": "string"}}},
+        },
+    },
+)
+WITH_TOOLS: list[Message] = [
+    {"role": "user", "content": "1+1?"},
+    {"role": "assistant", "content": "", "tool_calls": [call("add", a=1, ä="é")]},
+    {"role": "tool", "name": "add", "content": '{"sum": 2}'},
+    {"role": "assistant", "content": "It is 2."},
+]
+OF_HERMES = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "ä": "é"}}\n</tool_call><|im_end|>'
+OF_LLAMA = '{"name": "add", "parameters": {"a": 1, "ä": "é"}}<|im_end|>'
+
+
+@pytest.mark.parametrize(
+    ("template", "answer"),
+    [(templates.HERMES_TOOLS, OF_HERMES), (templates.LLAMA_3_TOOLS, OF_LLAMA)],
+    ids=["Hermes", "Llama 3"],
+)
+def test_tools_and_calls_give_the_tokens_of_transformers_and_calls_carry_loss(
+    smollm2: Path, reference: Any, tmp_path: Path, template: str, answer: str
+) -> None:
+    text = TextTokenizer(with_template(tmp_path, smollm2, template))
+    [row] = text.tokenize([text.chat_template().render(Conversation(tuple(WITH_TOOLS), TOOLS))])
+    expected = reference.apply_chat_template(WITH_TOOLS, tools=list(TOOLS), chat_template=template, return_dict=False)
+    assert row.input_ids == expected
+    carried = [token for token, carries in zip(row.input_ids, row.loss_mask, strict=True) if carries]
+    assert reference.decode(carried) == answer + "It is 2.<|im_end|>"
+
+
+def test_two_calls_and_words_beside_them_carry_loss(smollm2: Path, reference: Any, tmp_path: Path) -> None:
+    tokenizer = ChatTokenizer(with_template(tmp_path, smollm2, templates.HERMES_TOOLS))
+    turn = {"role": "assistant", "content": "Let me see.", "tool_calls": [call("add", a=1), call("add", a=2)]}
+    messages = [
+        {"role": "user", "content": "?"},
+        turn,
+        {"role": "tool", "content": "2"},
+        {"role": "tool", "content": "3"},
+    ]
+    calls = "".join(f'\n<tool_call>\n{{"name": "add", "arguments": {{"a": {n}}}}}\n</tool_call>' for n in (1, 2))
+    assert texts_with_loss(tokenizer, reference, messages) == [f"Let me see.{calls}<|im_end|>"]
+
+
+def test_a_template_that_takes_one_call_at_a_time_refuses_two(smollm2: Path, tmp_path: Path) -> None:
+    template = TextTokenizer(with_template(tmp_path, smollm2, templates.LLAMA_3_TOOLS)).chat_template()
+    turn = {"role": "assistant", "content": "", "tool_calls": [call("add", a=1), call("add", a=2)]}
+    with pytest.raises(BadRow, match="only supports single tool-calls at once"):
+        template.render(Conversation(({"role": "user", "content": "?"}, turn)))
+
+
+@pytest.mark.parametrize("template", templates.ALL.values(), ids=templates.ALL)
+def test_templates_without_tools_refuse_them(smollm2: Path, tmp_path: Path, template: str) -> None:
+    chat_template = TextTokenizer(with_template(tmp_path, smollm2, template)).chat_template()
+    with pytest.raises(BadRow, match="leaves out tools"):
+        chat_template.render(Conversation(tuple(CONVERSATIONS["question"]), TOOLS))
+    with pytest.raises(BadRow, match="leaves out tool calls"):
+        chat_template.render(Conversation(tuple(WITH_TOOLS)))
+
+
+def test_only_what_follows_the_prompt_carries_loss(smollm2: Path, reference: Any, tmp_path: Path) -> None:
+    messages = tuple(talk("1+1?", "2", "And 2+2?", "It is 4."))
+    for template in templates.ALL.values():
+        text = TextTokenizer(with_template(tmp_path, smollm2, template))
+        [row] = text.tokenize([text.chat_template().render(Conversation(messages, prompt=3))])
+        carried = [token for token, carries in zip(row.input_ids, row.loss_mask, strict=True) if carries]
+        assert "It is 4." in reference.decode(carried)
+        assert "2<|im_end|>" not in reference.decode(carried)
+
+
+@pytest.mark.parametrize("words", ["Once upon a time", " 你好 🙂", "line\n\nline\n", "ends<|im_end|>"])
+def test_plain_text_gives_the_tokens_of_transformers_and_an_end(smollm2: Path, reference: Any, words: str) -> None:
+    [row] = TextTokenizer(smollm2).tokenize([Rendered(words, ((0, len(words)),), plain=True)])
+    tokens = reference(words)["input_ids"]
+    assert row.input_ids == (tokens if words.endswith("<|im_end|>") else [*tokens, reference.eos_token_id])
+    assert list(row.loss_mask) == [1] * len(row.input_ids)
+
+
+def test_special_tokens_around_plain_text(paper_model: Path, tmp_path: Path) -> None:
+    """A tokenizer that writes a token before and one after every text, as those of Llama and Gemma do."""
+    shutil.copytree(paper_model, tmp_path, dirs_exist_ok=True)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    piece = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    ids = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}
+    single = [piece, {"Sequence": {"id": "A", "type_id": 0}}, piece]
+    document["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": ids,
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    text = TextTokenizer(tmp_path)
+    plain = Rendered("ab cd", ((2, 5),), plain=True)
+    [row] = text.tokenize([plain])
+    assert (row.input_ids[0], row.input_ids[-2:]) == (0, [0, SPECIAL_TOKENS.index("<|im_end|>")])
+    assert list(row.loss_mask) == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert text.shown(plain, 5) == ("ab c", ((2, 4),), True)

@@ -23,7 +23,8 @@ from finetune_trainer.data.similarity import KeyFiles, Repeats
 from finetune_trainer.data.tokenizer import TextTokenizer, TokenizedRow
 from finetune_trainer.errors import BadRow, UserError
 
-_BATCH_ROWS = 256
+# What the tokenizer gets at a time; what it returns is some fifty times as large.
+_BATCH_ROWS, _BATCH_CHARACTERS = 256, 1 << 16
 _EXAMPLES, _EXAMPLES_OF_SOURCE, _EXAMPLE_TOKENS = 16, 3, 600
 _ANSWERS = ("chosen", "rejected")
 
@@ -154,7 +155,7 @@ class Pass:
         """Rows with their tokens: one batch is tokenized, without Python's lock, while the next one is rendered."""
         with ThreadPoolExecutor(max_workers=1) as pool:
             waiting = None
-            while batch := list(islice(rows, _BATCH_ROWS)):
+            for batch in _batches(rows):
                 started = pool.submit(self._tokenizer.tokenize, [text for row in batch for text in row.rendered])
                 if waiting:
                     yield from _joined(waiting[0], waiting[1].result())
@@ -228,6 +229,20 @@ class Pass:
             loss_tokens=counts.loss_tokens,
             examples=tuple(self._examples),
         )
+
+
+def _batches(rows: Iterator[_Row]) -> Iterator[list[_Row]]:
+    """Rows in groups that are bounded in number and in size, as far as a single row allows."""
+    batch: list[_Row] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += sum(len(rendered.text) for rendered in row.rendered)
+        if len(batch) == _BATCH_ROWS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _joined(rows: Iterable[_Row], tokens: Iterable[TokenizedRow]) -> Iterator[tuple[_Row, list[TokenizedRow]]]:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from finetune_api.results import SplitSummary
 from finetune_api.uris import S3Location
 from finetune_trainer.data.bins import packed_rows
@@ -15,8 +17,8 @@ from finetune_trainer.data.tokenizer import TokenizedRow
 from finetune_trainer.storage.digests import file_sha256
 from finetune_trainer.storage.interface import ObjectStore
 
-# Five bytes per token: 20 MB.
-SHARD_TOKENS = 4 << 20
+# Five bytes per token: 10 MB.
+SHARD_TOKENS = 2 << 20
 SHARD_ROWS = 1 << 20
 
 
@@ -28,16 +30,21 @@ class ShardWriter:
         self.rows = self.tokens = self.loss_tokens = self.truncated = self.without_loss = 0
         self._split, self._store, self._folder, self._scratch = split, store, folder, scratch
         self._paired = False
+        # Filled again for every shard: arrays that grow would leave holes behind, and memory would creep up.
+        self._input_ids = np.empty(SHARD_TOKENS, dtype=np.int32)
+        self._loss_mask = np.empty(SHARD_TOKENS, dtype=np.uint8)
         # No more entries than a row may have tokens.
         self._lengths: Counter[int] = Counter()
         self._empty()
 
     def add(self, sequences: Sequence[TokenizedRow], label: bool | None, truncated: bool) -> None:
         """Appends one row, of one sequence or of two."""
+        self._make_room(sum(len(sequence.input_ids) for sequence in sequences))
         for sequence in sequences:
-            self._input_ids.extend(sequence.input_ids)
-            self._loss_mask += sequence.loss_mask
-            self._offsets.append(len(self._input_ids))
+            begin, end = self._offsets[-1], self._offsets[-1] + len(sequence.input_ids)
+            self._input_ids[begin:end] = sequence.input_ids
+            self._loss_mask[begin:end] = np.frombuffer(sequence.loss_mask, dtype=np.uint8)
+            self._offsets.append(end)
             self._lengths[len(sequence.input_ids)] += 1
             self.tokens += len(sequence.input_ids)
             self.loss_tokens += sequence.loss_mask.count(1)
@@ -47,8 +54,14 @@ class ShardWriter:
         self.rows += 1
         self.truncated += truncated
         self.without_loss += not any(any(sequence.loss_mask) for sequence in sequences)
-        if len(self._input_ids) >= SHARD_TOKENS or len(self._offsets) > SHARD_ROWS:
-            self._store_shard()
+
+    def _make_room(self, tokens: int) -> None:
+        """Stores the shard when one more row would be too much for it."""
+        if self._offsets[-1] + tokens > len(self._input_ids) or len(self._offsets) > SHARD_ROWS:
+            self.close()
+        if tokens > len(self._input_ids):
+            self._input_ids = np.empty(tokens, dtype=np.int32)
+            self._loss_mask = np.empty(tokens, dtype=np.uint8)
 
     def close(self) -> None:
         """Stores what is left."""
@@ -67,13 +80,13 @@ class ShardWriter:
         )
 
     def _empty(self) -> None:
-        self._input_ids, self._loss_mask = array("i"), bytearray()
         self._offsets, self._desirable = array("q", [0]), bytearray()
 
     def _store_shard(self) -> None:
         name = shard_name(self._split, len(self.files))
         path = self._scratch / name
-        buffers = (memoryview(buffer) for buffer in (self._input_ids, self._loss_mask, self._offsets))
+        tokens = self._offsets[-1]
+        buffers = (self._input_ids[:tokens].data, self._loss_mask[:tokens].data, memoryview(self._offsets))
         desirable = memoryview(self._desirable) if self._desirable else None
         write_split_file(path, *buffers, paired=self._paired, desirable=desirable)
         self.files[name] = f"sha256:{file_sha256(path)}"
