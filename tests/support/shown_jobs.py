@@ -131,7 +131,14 @@ COMPLETE: Object = TRAINING | {
     ],
     "attempts": [{"number": 1, "started": stamp(690), "finished": stamp(60), "outcome": "Succeeded"}],
     "progress": progress(128) | {"eta": "0s"},
-    "evaluation": {"lossBefore": "2.51", "lossAfter": "1.2549"},
+    "evaluation": {
+        "lossBefore": "2.51",
+        "lossAfter": "1.2549",
+        "before": {"tokenAccuracy": "0.21", "perplexity": "12.3049"},
+        "after": {"tokenAccuracy": "0.713", "perplexity": "3.50748"},
+        "history": [{"step": 0, "loss": "2.51"}, {"step": 64, "loss": "1.41"}, {"step": 128, "loss": "1.2549"}],
+        "publishedStep": 128,
+    },
     "artifact": {
         "uri": f"s3://team-models/support/team-a/support-bot/{RUN_ID}",
         "kind": "adapter",

@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_api.job import FineTuneJob
 from finetune_api.plan import claims_of, gradient_accumulation_steps, store_uses
-from finetune_api.spec import FineTuneJobSpec, LoraOptions, Tuning
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.uris import job_named
 from finetune_cli.documents import Object, object_at
 from finetune_cli.local.planning import secret_names
@@ -90,8 +90,13 @@ def _implied(spec: FineTuneJobSpec) -> Iterator[tuple[tuple[str, ...], Any]]:
     if spec.resources.gpus_per_node == 0 and spec.resources.processes_per_node is None:
         yield ("resources", "processesPerNode"), spec.resources.processes
     # Whoever continues the adapter of another job takes its options from there.
-    if spec.method.tuning is Tuning.LORA and spec.method.lora is None and job_named(spec.model.source) is None:
-        yield ("method", "lora"), LoraOptions().to_wire()
+    if job_named(spec.model.source) is None:
+        for name, options in spec.method.tuning_options.items():
+            if getattr(spec.method, name) is None:
+                yield ("method", name), options.to_wire()
+    objective, options_of = spec.method.objective.value, spec.method.objective_options
+    if options_of is not None and getattr(spec.method, objective) is None:
+        yield ("method", objective), options_of.to_wire()
     if spec.model.source.startswith("hf://") and spec.model.revision is None:
         yield ("model", "revision"), "main"
 

@@ -217,9 +217,13 @@ def test_watch_in_a_terminal_draws_the_curve_from_the_beginning(
     labels = {"finetune.dev/stage": "train", "finetune.dev/attempt": "2"}
     api.give(f"GET {pods}", Answer({"items": [{"metadata": {"name": "rank-0", "labels": labels}}]}))
     log = "".join(f"step {step}/128  loss {3 - step / 50:.4f}  lr 1e-4\n" for step in range(1, 54))
-    api.give(f"GET {pods}/rank-0/log", Answer(log))
-    running, done = (Answer(job("support-bot", status=status)) for status in (TRAINING, COMPLETE))
-    api.give(f"GET {TEAM_A}/support-bot", running, done)
+    # And what was trained between two reports, of which a status tells one only.
+    between = "step 80/128  loss 7.7000  lr 1e-4\n"
+    api.give(f"GET {pods}/rank-0/log", Answer(log), Answer(between))
+    running, later, done = (Answer(job("support-bot", status=status)) for status in (TRAINING, TRAINING, COMPLETE))
+    assert isinstance(later.body, dict)
+    later.body["status"]["progress"] |= {"step": 100}
+    api.give(f"GET {TEAM_A}/support-bot", running, later, done)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LINES", "40")
@@ -228,6 +232,7 @@ def test_watch_in_a_terminal_draws_the_curve_from_the_beginning(
 
     assert ended.code == 0
     assert "2.9800" in ended.out, "the loss of the first step is the top of the curve"
+    assert "7.7000" in ended.out
     assert "verified " in ended.out
     assert "\x1b[" in ended.out
 

@@ -56,6 +56,16 @@ def test_every_field_has_its_value_and_origin(path: str, value: Any, origin: Ori
     assert fields_of(edited(GPUS))[path] == Effective(path, value, origin)
 
 
+def test_options_that_follow_from_objective_and_tuning_have_their_defaults() -> None:
+    method = {"objective": "dpo", "tuning": "qlora"}
+    train = [{"source": "s3://finetune/pairs.jsonl", "format": "preference"}]
+    fields = fields_of(edited({"spec/method": method, "spec/dataset": {"train": train}}))
+
+    for path in ("spec.method.dpo.beta", "spec.method.lora.rank"):
+        assert fields[path].origin is Origin.DEFAULT
+    assert any(path.startswith("spec.method.quantization.") for path in fields)
+
+
 def test_a_null_is_no_value_of_the_manifest() -> None:
     field = fields_of(edited({"spec/resources/gpusPerNode": None}))["spec.resources.gpusPerNode"]
 

@@ -93,7 +93,7 @@ def test_download_and_verify_here(cli: CommandLine, published: Published, tmp_pa
 
     assert (ended.code, ended.out) == (0, f"{target}\n")
     assert contents(target) == published.files | {"manifest.json": published.manifest}
-    assert cli("artifacts", "verify", str(target)).code == 0
+    assert cli("artifacts", "verify", str(target)).out.startswith(f"{target} is intact: 4 files")
     (target / "report.html").write_bytes(b"x")
     assert cli("artifacts", "verify", str(target)).code == 19
 
@@ -289,6 +289,15 @@ def test_a_chart_of_few_or_odd_points(points: tuple[tuple[float, float], ...]) -
 
     assert len(drawn) == (11 if points else 0)
     assert all(len(text.plain) <= 60 for text in drawn)
+
+
+def test_a_spike_among_many_points_does_not_stretch_the_frame() -> None:
+    points = tuple((float(step), 9.0 if step == 500 else 1.0 + step % 2) for step in range(1000))
+
+    frame = frame_of([Series("loss", points, "cyan")], 10, 5)
+
+    assert (frame.left, frame.right) == (0, 999)
+    assert frame.top < 2, "the top is the highest mean that is drawn"
 
 
 def test_a_curve_goes_through_its_points_and_joins_them() -> None:

@@ -97,6 +97,21 @@ def test_an_attempt_that_starts_anew_takes_back_the_later_steps() -> None:
     assert all(step <= 5 for step, _ in seen.held_out)
 
 
+def test_points_that_a_status_left_out_are_added() -> None:
+    seen = Seen({}).with_job(job("a", status=TRAINING))
+    later = job("a", status=TRAINING)
+    later["status"]["progress"] |= {"step": 60, "loss": "1.1"}
+
+    seen = seen.with_job(later)
+
+    assert (Seen({}).missing, seen.missing) == (0, 5)
+    seen = seen.with_losses(((54.0, 1.3), *((float(step), 1.2) for step in range(55, 60))), ((50.0, 1.5),))
+    assert [step for step, _ in seen.losses] == [54, 55, 56, 57, 58, 59, 60]
+    assert seen.losses[0] == (54.0, 1.3)
+    assert seen.held_out[0] == (50.0, 1.5)
+    assert seen.missing == 0
+
+
 def test_a_message_of_several_lines_is_one_line_of_a_log() -> None:
     failure = FAILED["failure"] | {"message": "rows.jsonl:1: empty\nrows.jsonl:9: no JSON"}
 

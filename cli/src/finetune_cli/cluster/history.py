@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 # The lines that the trainer prints for each step and each evaluation.
 _STEP = re.compile(rb"\bstep (\d+)/\d+\s+loss ([0-9.e+-]+)")
 _HELD_OUT = re.compile(rb"\bheld-out loss ([0-9.e+-]+) after step (\d+)")
-_TAIL_LINES = 5000
+_ALL_LINES = 5000
+# The trainer logs little more than its steps.
+_LINES_PER_STEP, _FURTHER_LINES = 2, 50
 
 Losses = tuple[tuple[Point, ...], tuple[Point, ...]]
 
 
-def logged_losses(kube: Kube, job: Object) -> Losses:
-    """Training and held-out losses that the newest attempt has logged. A curve without its beginning is no reason to
-    show nothing: without pods, or the right to read their logs, there are none."""
+def logged_losses(kube: Kube, job: Object, steps: int | None = None) -> Losses:
+    """Training and held-out losses that the newest attempt has logged, all or of about the last ``steps``.
+
+    A curve without its beginning is no reason to show nothing: without pods, or the right to read their logs, there are
+    none.
+    """
+    tail = _ALL_LINES if steps is None else min(_ALL_LINES, steps * _LINES_PER_STEP + _FURTHER_LINES)
     try:
         source = source_of(job, pods_of(kube, job), Wanted(stage=Stage.TRAIN))
-        return losses_in(lines(kube.log(kube.namespace, source.pod, tail=_TAIL_LINES)))
+        return losses_in(lines(kube.log(kube.namespace, source.pod, tail=tail)))
     except CliError:
         return (), ()
 

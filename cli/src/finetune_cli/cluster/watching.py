@@ -19,9 +19,17 @@ def follow(
     seen: Seen,
     fetch: Callable[[], Object],
     show: Callable[[Seen], None],
+    complete: Callable[[Seen], Seen] = lambda seen: seen,
     pause: Callable[[float], None] = time.sleep,
 ) -> Seen:
     """Asks for a job again and again until it is Complete or Failed. An API server that does not answer is asked again.
+
+    Args:
+        seen: what is known of the job.
+        fetch: asks for the job.
+        show: shows what has been seen.
+        complete: adds points that are missing in the curves.
+        pause: waits some seconds.
 
     Raises:
         MissingObjectError: the job was deleted, or deleted and created anew.
@@ -31,7 +39,7 @@ def follow(
     while not jobview.is_final(seen.job):
         pause(INTERVAL_SECONDS)
         try:
-            seen = seen.with_job(_same(fetch(), seen.job))
+            seen = complete(seen.with_job(_same(fetch(), seen.job)))
         except HiccupError as error:
             seen = replace(seen, trouble=f"{error}; trying again")
         except MissingObjectError as error:

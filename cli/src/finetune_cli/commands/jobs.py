@@ -101,13 +101,16 @@ def watch(kube: Kube, namespace: str, name: str) -> int:
     def fetch() -> Object:
         return kube.get(JOBS, namespace, name)
 
+    def complete(seen: Seen) -> Seen:
+        return seen.with_losses(*logged_losses(kube, seen.job, seen.missing)) if seen.missing else seen
+
     job = fetch()
-    first = Seen({}, *logged_losses(kube, job)).with_job(job)
     out = console()
     if not out.is_terminal:
-        return jobview.exit_code_of(follow(first, fetch, PlainLines()).job)
+        return jobview.exit_code_of(follow(Seen({}).with_job(job), fetch, PlainLines()).job)
+    first = Seen({}, *logged_losses(kube, job)).with_job(job)
     with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
-        return jobview.exit_code_of(follow(first, fetch, _picture(live)).job)
+        return jobview.exit_code_of(follow(first, fetch, _picture(live), complete).job)
 
 
 def _picture(live: Live) -> Callable[[Seen], None]:

@@ -207,8 +207,8 @@ def verify_command(
         faults["manifest.json"] = "is not the one that the job's status names"
     if faults:
         told = "\n".join(f"* {file} {fault}" for file, fault in faults.items())
-        raise DamagedArtifactError(f"{artifact.location} is not intact:\n{told}")
-    print(f"{artifact.location} is intact: {len(artifact.files)} files, {size(artifact.total_bytes)}")
+        raise DamagedArtifactError(f"{reference.place(artifact)} is not intact:\n{told}")
+    print(f"{reference.place(artifact)} is intact: {len(artifact.files)} files, {size(artifact.total_bytes)}")
 
 
 @contextmanager

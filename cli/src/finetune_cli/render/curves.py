@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from rich.text import Text
@@ -48,23 +48,29 @@ class Frame:
 
 
 def frame_of(series: Sequence[Series], width: int, height: int) -> Frame:
-    """The smallest frame that holds all points; a flat curve lies in its middle."""
+    """The smallest frame that holds all curves as they are drawn; a flat one lies in its middle."""
     xs = [x for one in series for x, _ in one.points]
-    ys = [y for one in series for _, y in one.points]
+    left, right = min(xs), max(xs)
+    wide = Frame(left, right if right > left else left + 1, 0, 1, width * _ACROSS, height * _DOWN)
+    ys = [y for one in series for _, y in means(one, wide)]
     bottom, top = min(ys), max(ys)
     if bottom == top:
         margin = abs(top) * 0.1 or 1.0
         bottom, top = bottom - margin, top + margin
-    left, right = min(xs), max(xs)
-    return Frame(left, right if right > left else left + 1, bottom, top, width * _ACROSS, height * _DOWN)
+    return replace(wide, bottom=bottom, top=top)
 
 
-def dots(series: Series, frame: Frame) -> set[tuple[int, int]]:
-    """Dots of one curve. Points that share a column are averaged; columns are joined by straight lines."""
+def means(series: Series, frame: Frame) -> list[tuple[int, float]]:
+    """The mean of the points of each column that has any, from left to right."""
     columns: dict[int, list[float]] = {}
     for x, y in series.points:
         columns.setdefault(frame.column(x), []).append(y)
-    ends = [(column, frame.row(sum(values) / len(values))) for column, values in sorted(columns.items())]
+    return [(column, sum(values) / len(values)) for column, values in sorted(columns.items())]
+
+
+def dots(series: Series, frame: Frame) -> set[tuple[int, int]]:
+    """Dots of one curve: the mean of each column, joined by straight lines."""
+    ends = [(column, frame.row(mean)) for column, mean in means(series, frame)]
     found = set(ends)
     if series.marked:
         found.update(dot for column, row in ends for dot in _cross(column, row, frame))

@@ -50,8 +50,9 @@ _KNOWN = frozenset(
 )
 _STYLES = {"True": "green", "False": "dim", "Unknown": "yellow", "Warning": "yellow", "Normal": ""}
 _FAILURE_FIELDS = frozenset(("class", "message", "remedy"))
+_EVALUATED = frozenset(("lossBefore", "lossAfter", "before", "after", "history"))
 _BAD_WHEN_TRUE = frozenset(("Failed", "Stalled"))
-_ATTEMPT_COLUMNS = frozenset(("number", "started", "finished", "outcome", "message"))
+_ATTEMPT_COLUMNS = frozenset(("number", "started", "running", "finished", "outcome", "message"))
 
 
 def facts(pairs: Iterable[tuple[str, str | Text]]) -> Table:
@@ -110,7 +111,7 @@ def _model(job: Object) -> str:
 
 def _method(method: Object) -> str:
     objective, tuning = text_at(method, "objective"), text_at(method, "tuning")
-    chosen = leaves(object_at(method, tuning))
+    chosen = (leaf for name in method if object_at(method, name) for leaf in leaves(object_at(method, name)))
     options = ", ".join(f"{spelled(name).lower()} {_inline(value)}" for name, value in chosen if name)
     return f"{objective}, {tuning}" + (f" ({options})" if options else "")
 
@@ -203,15 +204,29 @@ def _plan(job: Object, now: datetime) -> RenderableType | None:
 
 
 def _evaluation(job: Object, now: datetime) -> RenderableType | None:
+    """Each measure before and after, how the held-out loss went in between, and whatever else is said."""
     evaluation = object_at(job, "status", "evaluation")
     if not evaluation:
         return None
+    table = _table("HELD OUT", "BEFORE", "AFTER", "")
     before, after = number_at(evaluation, "lossBefore"), number_at(evaluation, "lossAfter")
-    shown = Text(f"{loss(before)} before, {loss(after)} after")
-    if before and after is not None:
-        shown.append(f"  {100 * (after - before) / before:+.1f} %", "green" if after < before else "yellow")
-    others = ((name, value) for name, value in _spelled_leaves(evaluation) if name not in ("Loss before", "Loss after"))
-    return section("Evaluation", facts((("Held-out loss", shown), *others)))
+    table.add_row("Loss", loss(before), loss(after), _change(before, after))
+    measures = [object_at(evaluation, side) for side in ("before", "after")]
+    for name in dict.fromkeys((*measures[0], *measures[1])):
+        table.add_row(spelled(name), *(number(number_at(side, name)) for side in measures), "")
+    others = {name: value for name, value in evaluation.items() if name not in _EVALUATED}
+    history = ", ".join(_evaluated(item) for item in objects_at(evaluation, "history"))
+    return section("Evaluation", table, facts((("Loss after steps", history), *_spelled_leaves(others))))
+
+
+def _change(before: float | None, after: float | None) -> Text:
+    if not before or after is None:
+        return Text("")
+    return Text(f"{100 * (after - before) / before:+.1f} %", "green" if after < before else "yellow")
+
+
+def _evaluated(item: Object) -> str:
+    return f"{text_at(item, 'step')}: {loss(number_at(item, 'loss'))}"
 
 
 def _artifact(job: Object, now: datetime) -> RenderableType | None:

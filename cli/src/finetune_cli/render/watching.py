@@ -39,6 +39,19 @@ class Seen:
         held_out = _extended(self.held_out, step, number_at(progress, "evalLoss"), changes_only=True)
         return replace(self, job=job, losses=losses, held_out=held_out, trouble="")
 
+    def with_losses(self, losses: tuple[Point, ...], held_out: tuple[Point, ...]) -> Seen:
+        """With further points, such as those that a log tells; of a step that is known already the new one counts."""
+        return replace(self, losses=_merged(self.losses, losses), held_out=_merged(self.held_out, held_out))
+
+    @property
+    def missing(self) -> int:
+        """Steps before the newest that no loss is known of: a status tells of one step in many."""
+        return int(self.losses[-1][0] - self.losses[-2][0]) - 1 if len(self.losses) > 1 else 0
+
+
+def _merged(known: tuple[Point, ...], further: tuple[Point, ...]) -> tuple[Point, ...]:
+    return tuple(sorted({**dict(known), **dict(further)}.items()))[-MAX_POINTS:]
+
 
 def _extended(
     points: tuple[Point, ...], step: int, value: float | None, changes_only: bool = False

@@ -35,6 +35,11 @@ class Reference:
     access: Access
     digest: str | None = None
 
+    def place(self, artifact: PublishedArtifact) -> str:
+        """Where an artifact is, in the user's terms: its URI, or the folder of this machine."""
+        local = not is_job_name(self.title) and "://" not in self.title
+        return self.title if local else str(artifact.location)
+
 
 def is_job_name(text: str) -> bool:
     """Whether a reference names a job. A folder of this machine has a slash or a dot in it."""
