@@ -20,11 +20,12 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 WHOLE = {"resources", "affinity"}
 
 
-def leaves(values: dict[str, Any], path: str = "") -> Iterator[str]:
-    """Paths of all values that are to be documented."""
+def leaves(values: dict[str, Any], schema: dict[str, Any] = SCHEMA, path: str = "") -> Iterator[str]:
+    """Paths of all values that are to be documented: those that are not groups of others."""
     for key, value in values.items():
-        if isinstance(value, dict) and value and key not in WHOLE:
-            yield from leaves(value, f"{path}{key}.")
+        inner = schema["properties"][key]
+        if "properties" in inner and key not in WHOLE:
+            yield from leaves(value, inner, f"{path}{key}.")
         else:
             yield f"{path}{key}"
 

@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import json
 import os
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -105,10 +107,28 @@ def error_of(status: int, body: str) -> KubeError:
     return kinds.get(status, KubeError)(status, reason, message[:1024])
 
 
+# Told of every request, in the thread that made it: method, resource, HTTP status (0 for no answer), seconds.
+Observer = Callable[[str, str, int, float], None]
+
+
+def resource_of(path: str) -> str:
+    """The kind of objects that a path is about, such as ``pods`` or ``finetunejobs/status``."""
+    parts = path.strip("/").split("/")
+    kinds = parts[2:] if parts[0] == "api" else parts[3:]
+    if kinds[0] == "namespaces" and len(kinds) > 2:
+        kinds = kinds[2:]
+    return "/".join(kinds[::2])
+
+
+def _unobserved(method: str, resource: str, status: int, seconds: float) -> None:
+    """Nobody wants to know."""
+
+
 class Kube:
     """The calls that the operator makes."""
 
-    def __init__(self, configuration: client.Configuration) -> None:
+    def __init__(self, configuration: client.Configuration, observer: Observer = _unobserved) -> None:
+        self._observer = observer
         # Failed calls are repeated by the work queue, which knows whether they still matter.
         configuration.retries = False
         configuration.connection_pool_maxsize = _THREADS
@@ -139,6 +159,7 @@ class Kube:
     def _send(
         self, method: str, path: str, body: Object | None, query: dict[str, str] | None, content_type: str
     ) -> Object:
+        started, status = time.monotonic(), 0
         try:
             result = self._client.call_api(
                 path,
@@ -151,10 +172,14 @@ class Kube:
                 _return_http_data_only=True,
                 _request_timeout=_TIMEOUT_SECONDS,
             )
+            status = 200
         except ApiException as error:
-            raise error_of(error.status or 0, str(error.body or error.reason or "")) from error
+            status = error.status or 0
+            raise error_of(status, str(error.body or error.reason or "")) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise KubeError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
+        finally:
+            self._observer(method, resource_of(path), status, time.monotonic() - started)
         return dict(result or {})
 
     async def get(self, api_version: str, plural: str, namespace: str, name: str) -> Object:

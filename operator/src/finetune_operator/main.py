@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 import kopf
+from aiohttp import web
 
 from finetune_api import API_VERSION, PLURAL
+from finetune_operator import health
 from finetune_operator import kube as kubernetes_api
 from finetune_operator.decide import Policy
-from finetune_operator.errors import KubeError, OperatorError
+from finetune_operator.errors import KubeError, NotFound, OperatorError
 from finetune_operator.handlers import watch
 from finetune_operator.kube import Kube
+from finetune_operator.metrics import Metrics
 from finetune_operator.naming import JOB_UID_LABEL
 from finetune_operator.objects import Platform
 from finetune_operator.progress import ProgressWriter, Reports
-from finetune_operator.progress_server import ProgressServer, TokenReviews, serve
+from finetune_operator.progress_server import ProgressServer, TokenReviews, reports_counter, serve
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Key, Reconciler
 from finetune_operator.settings import Settings, parse_settings
@@ -33,6 +38,10 @@ logger = logging.getLogger(__name__)
 _WORKERS = 16
 # kopf ends as a whole on an in-stream watch error 500 or 429, by design: start it again, and soon.
 _RESTART_SECONDS = 1.0
+# How often to look whether the CRD is there.
+_CRD_SECONDS = 2.0
+
+Object = dict[str, Any]
 
 
 def _kopf_settings(settings: kopf.OperatorSettings) -> None:
@@ -51,13 +60,18 @@ def _kopf_settings(settings: kopf.OperatorSettings) -> None:
 class Service:
     """One running operator: work queue, progress server and watches."""
 
-    def __init__(self, settings: Settings, kube: Kube, policy: Policy) -> None:
+    def __init__(self, settings: Settings, kube: Kube, policy: Policy, metrics: Metrics) -> None:
         self._settings = settings
         self._kube = kube
+        self._metrics = metrics
+        # Why jobs are not served now, or None.
+        self.unready: str | None = "the CRD of FineTuneJobs is not installed"
         self._reports = Reports()
         self._writer = ProgressWriter(kube, self._reports)
         self._reconciler = Reconciler(kube, policy, self._reports)
-        self._queue: WorkQueue[Key] = WorkQueue(self._reconciler.reconcile, _WORKERS)
+        self._queue: WorkQueue[Key] = WorkQueue(metrics.timed(self._reconciler.reconcile), _WORKERS)
+        metrics.watch_queue("waiting", lambda: self._queue.waiting)
+        metrics.watch_queue("failing", lambda: self._queue.failing)
 
     def server(self) -> ProgressServer:
         reviews = TokenReviews(self._kube)
@@ -77,7 +91,9 @@ class Service:
         """
         halt = threading.Event()
         watching = asyncio.create_task(self._watch_until(halt))
+        self.unready = None
         await stop.wait()
+        self.unready = "stopping"
         halt.set()
         await watching
 
@@ -87,34 +103,46 @@ class Service:
         def concern(key: Key) -> None:
             loop.call_soon_threadsafe(self._look_at, key)
 
+        def told(resource: str, content: Object, gone: bool) -> None:
+            loop.call_soon_threadsafe(self._told, resource, content, gone)
+
         while not halt.is_set():
             try:
-                await asyncio.to_thread(self._watch, concern, halt)
+                await asyncio.to_thread(self._watch, concern, told, halt)
             except Exception:
                 # Any end of kopf but our own is a lost watch, whatever its cause.
                 logger.exception("the watch ended; it starts again")
             if not halt.is_set():
+                self._metrics.watch_restarts.inc()
                 await asyncio.sleep(_RESTART_SECONDS)
+
+    def _told(self, resource: str, content: Object, gone: bool) -> None:
+        metadata = content["metadata"]
+        self._metrics.events.labels(resource).inc()
+        self._metrics.sight.told(resource, metadata["uid"], metadata["resourceVersion"])
+        if resource == PLURAL:
+            if gone:
+                self._metrics.inventory.forget(metadata["uid"])
+            else:
+                self._metrics.inventory.see(content)
 
     def _look_at(self, key: Key) -> None:
         """Looks at a job that changed, and at those that wait for it."""
         for concerned in (key, *self._reconciler.dependents.of(key)):
             self._queue.add(concerned)
 
-    def _watch(self, concern: Callable[[Key], None], halt: threading.Event) -> None:
+    def _watch(self, concern: Callable[[Key], None], told: watch.Told, halt: threading.Event) -> None:
         registry = kopf.OperatorRegistry()
-        watch.register(registry, concern)
+        watch.register(registry, concern, told)
         _register_login(registry)
         settings = kopf.OperatorSettings()
         _kopf_settings(settings)
-        health = self._settings.health_listen
         kopf.run(
             registry=registry,
             settings=settings,
             standalone=True,
             clusterwide=not self._settings.watch_namespaces,
             namespaces=self._settings.watch_namespaces,
-            liveness_endpoint=f"http://{health.host}:{health.port}/healthz" if health else None,
             stop_flag=halt,
         )
 
@@ -123,15 +151,26 @@ class Service:
         while True:
             await asyncio.sleep(self._settings.resync_seconds)
             try:
-                for key in await self._known_jobs():
-                    self._queue.add(key)
+                jobs = await self._list(API_VERSION, PLURAL)
+                self._metrics.inventory.see_all(jobs)
+                for job in jobs:
+                    self._queue.add(Key(job["metadata"]["namespace"], job["metadata"]["name"]))
+                self._compare(PLURAL, jobs)
+                for version, plural in (("batch/v1", "jobs"), ("v1", "pods")):
+                    self._compare(plural, await self._list(version, plural, JOB_UID_LABEL))
             except KubeError as error:
                 logger.warning("resync: %s", error)
 
-    async def _known_jobs(self) -> list[Key]:
+    def _compare(self, resource: str, listed: list[Object]) -> None:
+        """Compares a list with what the watch has told."""
+        versions = {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in listed}
+        self._metrics.sight.listed(resource, versions)
+
+    async def _list(self, api_version: str, plural: str, selector: str = "") -> list[Object]:
+        """All objects of a kind in the namespaces that are served."""
         namespaces: tuple[str | None, ...] = self._settings.watch_namespaces or (None,)
-        jobs = [job for namespace in namespaces for job in await self._kube.list(API_VERSION, PLURAL, namespace)]
-        return [Key(job["metadata"]["namespace"], job["metadata"]["name"]) for job in jobs]
+        lists = [await self._kube.list(api_version, plural, namespace, selector) for namespace in namespaces]
+        return [item for items in lists for item in items]
 
 
 def _register_login(registry: kopf.OperatorRegistry) -> None:
@@ -157,29 +196,54 @@ def policy_of(settings: Settings, platform: Platform) -> Policy:
     )
 
 
+async def _until_kind_is_served(kube: Kube, settings: Settings, stop: asyncio.Event) -> None:
+    """Waits for the CRD: kopf looks for it once, and would never find one that is installed later."""
+    namespace = settings.watch_namespaces[0] if settings.watch_namespaces else None
+    while not stop.is_set():
+        try:
+            await kube.list(API_VERSION, PLURAL, namespace)
+            return
+        except NotFound:
+            logger.warning("the CRD of FineTuneJobs is not installed; waiting for it")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _CRD_SECONDS)
+
+
+async def _serve_health(settings: Settings, metrics: Metrics, ready: Callable[[], str | None]) -> web.AppRunner | None:
+    if settings.health_listen is None:
+        return None
+    return await serve(health.application(metrics.registry, metrics.sight.blind, ready), settings.health_listen, None)
+
+
 async def run(settings: Settings) -> None:
     """Runs the operator until SIGTERM or SIGINT.
 
     Raises:
         KubeError: the cluster cannot be reached at start.
-        OSError: the progress server's address is taken.
+        OSError: an address is taken.
     """
-    kube = Kube(kubernetes_api.load_configuration())
-    authority = await load_authority(kube, settings.namespace)
-    platform = Platform(settings.trainer_image, settings.progress_url, authority.certificate.decode())
-    service = Service(settings, kube, policy_of(settings, platform))
-    host = urlsplit(settings.progress_url).hostname or "localhost"
-    context = server_context(*server_certificate(authority, host))
-    runner = await serve(service.server().application(), settings.progress_listen, context)
+    metrics = Metrics()
+    kube = Kube(kubernetes_api.load_configuration(), metrics.requested)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    authority = await load_authority(kube, settings.namespace)
+    platform = Platform(settings.trainer_image, settings.progress_url, authority.certificate.decode())
+    service = Service(settings, kube, policy_of(settings, platform), metrics)
+    host = urlsplit(settings.progress_url).hostname or "localhost"
+    context = server_context(*server_certificate(authority, host))
+    application = service.server().application(reports_counter(metrics.reports))
+    runners = [await serve(application, settings.progress_listen, context)]
+    if probed := await _serve_health(settings, metrics, lambda: service.unready):
+        runners.append(probed)
+    await _until_kind_is_served(kube, settings, stop)
     resync = asyncio.create_task(service.resync_forever())
     try:
         await service.watch_forever(stop)
     finally:
         resync.cancel()
-        await runner.cleanup()
+        for runner in runners:
+            await runner.cleanup()
         await service.close()
         kube.close()
 

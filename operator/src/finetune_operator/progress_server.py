@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import Counter
 from pydantic import ValidationError
 
 from finetune_api.reports import MAX_REPORT_BYTES, ProgressReport, audience, report_path
@@ -58,8 +60,8 @@ class ProgressServer:
         self._writer = writer
         self._changed = changed
 
-    def application(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_REPORT_BYTES)
+    def application(self, *middlewares: Middleware) -> web.Application:
+        app = web.Application(client_max_size=MAX_REPORT_BYTES, middlewares=middlewares)
         app.router.add_post(report_path("{namespace}", "{name}"), self._receive)
         app.router.add_get("/healthz", _healthy)
         return app
@@ -90,8 +92,31 @@ async def _healthy(request: web.Request) -> web.Response:
     return web.Response(text="ok")
 
 
-async def serve(app: web.Application, address: Address, context: ssl.SSLContext) -> web.AppRunner:
-    """Starts the server; the caller cleans the runner up.
+_OUTCOMES = {204: "accepted", 400: "malformed", 401: "anonymous", 403: "forbidden", 413: "too_large", 503: "unchecked"}
+
+
+def reports_counter(counter: Counter) -> Middleware:
+    """Counts what became of each report, under the label ``outcome``."""
+
+    @web.middleware
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+        status = 500
+        try:
+            response = await handler(request)
+            status = response.status
+            return response
+        except web.HTTPException as error:
+            status = error.status
+            raise
+        finally:
+            if request.method == "POST":
+                counter.labels(_OUTCOMES.get(status, "failed")).inc()
+
+    return count
+
+
+async def serve(app: web.Application, address: Address, context: ssl.SSLContext | None) -> web.AppRunner:
+    """Starts a server, with TLS where there is a context for it; the caller cleans the runner up.
 
     Raises:
         OSError: the address is taken.

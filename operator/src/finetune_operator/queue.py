@@ -55,6 +55,16 @@ class WorkQueue(Generic[K]):
             known.cancel()
         self._timers[key] = asyncio.get_running_loop().call_at(due, self._fire, key)
 
+    @property
+    def waiting(self) -> int:
+        """Keys that are to be worked on as soon as it is their turn."""
+        return len(self._dirty)
+
+    @property
+    def failing(self) -> int:
+        """Keys whose last work failed."""
+        return len(self._failures)
+
     async def close(self) -> None:
         """Forgets all timers and ends the work under way."""
         for timer in self._timers.values():

@@ -28,7 +28,7 @@ class Settings:
         trainer_image: image of the pods.
         progress_listen: where the progress server listens.
         progress_url: how pods reach it.
-        health_listen: where the liveness endpoint listens, or None.
+        health_listen: where probes and metrics are served, or None.
         secret_grace_seconds: how long a job waits for a Secret that does not exist before it fails.
         gang_grace_seconds: how long pods of a job that are placed wait for others that cannot be, once to twice.
         resync_seconds: how often every job is looked at without being told to.
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--trainer-image", required=True, help="image of the prepare and training pods")
     add("--progress-listen", default="0.0.0.0:8443", help="host:port of the progress server")
     add("--progress-url", required=True, help="https URL by which pods reach the progress server")
-    add("--health-listen", help="host:port of the liveness endpoint /healthz")
+    add("--health-listen", help="host:port of /healthz, /readyz and /metrics")
     add("--secret-grace-seconds", type=float, default=30.0, help="wait this long for a Secret that does not exist")
     add("--gang-grace-seconds", type=float, default=300.0, help="let placed pods wait this long for unplaced ones")
     add("--resync-seconds", type=float, default=60.0, help="look at every job this often without being told to")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
-from finetune_operator.kube import collection_path, error_of
+from finetune_operator.kube import collection_path, error_of, resource_of
 
 
 def _status(reason: str, message: str, **details: Any) -> str:
@@ -52,3 +52,20 @@ def test_a_page_of_text_is_cut() -> None:
 )
 def test_path(version: str, plural: str, namespace: str | None, path: str) -> None:
     assert collection_path(version, plural, namespace) == path
+
+
+@pytest.mark.parametrize(
+    ("path", "resource"),
+    [
+        ("/api/v1/pods", "pods"),
+        ("/api/v1/namespaces/team/pods", "pods"),
+        ("/api/v1/namespaces/team/configmaps/plan", "configmaps"),
+        ("/apis/batch/v1/namespaces/team/jobs/train-1", "jobs"),
+        ("/apis/finetune.dev/v1alpha1/finetunejobs", "finetunejobs"),
+        ("/apis/finetune.dev/v1alpha1/namespaces/team/finetunejobs/haiku/status", "finetunejobs/status"),
+        ("/apis/authentication.k8s.io/v1/tokenreviews", "tokenreviews"),
+        ("/api/v1/namespaces/team", "namespaces"),
+    ],
+)
+def test_what_a_path_is_about(path: str, resource: str) -> None:
+    assert resource_of(path) == resource

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client import CollectorRegistry, Counter
 
 from finetune_api.outcomes import Stage
 from finetune_api.reports import MAX_REPORT_BYTES, audience, report_path
 from finetune_operator.errors import KubeError
 from finetune_operator.progress import ProgressWriter, Reports
-from finetune_operator.progress_server import ProgressServer, TokenReviews
+from finetune_operator.progress_server import ProgressServer, TokenReviews, reports_counter
 from support.builders import NAME, NAMESPACE, UID, progress, report, stored
 from support.fake_kube import FakeKube, put_job
 
@@ -36,7 +37,8 @@ class _Bench:
         self.time = 0.0
         reviews = TokenReviews(self.kube, lambda: self.time)
         server = ProgressServer(reviews, self.reports, self.writer, lambda *key: self.changed.append(key))
-        self.client = TestClient(TestServer(server.application()))
+        self.counter = Counter("reports", "", ["outcome"], registry=CollectorRegistry())
+        self.client = TestClient(TestServer(server.application(reports_counter(self.counter))))
 
     async def post(
         self, body: str | bytes | None = None, headers: dict[str, str] | None = None, path: str = PATH
@@ -207,3 +209,15 @@ async def test_memory_of_tokens_is_bounded() -> None:
         assert await reviews.valid(f"token-{number}", "audience")
     assert len(vars(reviews)["_valid_until"]) == 4096
     assert not any(b"token" in key[0] for key in vars(reviews)["_valid_until"]), "only digests are kept"
+
+
+async def test_reports_are_counted_by_what_became_of_them(bench: _Bench) -> None:
+    await bench.post()
+    await bench.post("{}")
+    await bench.post(headers={})
+    await bench.post(headers={"Authorization": f"Bearer {B_TOKEN}"})
+    await bench.post("x" * 100_000)
+    await bench.client.get("/healthz")
+    (family,) = bench.counter.collect()
+    counts = {sample.labels["outcome"]: sample.value for sample in family.samples if sample.name.endswith("_total")}
+    assert counts == {"accepted": 1, "malformed": 1, "anonymous": 1, "forbidden": 1, "too_large": 1}

@@ -236,3 +236,12 @@ async def test_close_ends_work_and_timers(work: _Work, clock: _Clock) -> None:
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 0.5), (2, 1), (7, 32), (8, 60), (10_000, 60)])
 def test_backoff(failures: int, seconds: float) -> None:
     assert backoff_seconds(failures) == seconds
+
+
+async def test_sizes_tell_what_waits_and_what_fails(clock: _Clock, work: _Work) -> None:
+    queue: WorkQueue[str] = WorkQueue(work, workers=1)
+    assert (queue.waiting, queue.failing) == (0, 0)
+    queue.add("a")
+    assert queue.waiting == 1
+    await queue.close()
+    assert queue.waiting == 0

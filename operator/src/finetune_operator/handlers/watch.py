@@ -11,16 +11,29 @@ from finetune_api import GROUP, PLURAL, VERSION
 from finetune_operator.naming import JOB_LABEL
 from finetune_operator.reconcile import Key
 
+Object = dict[str, Any]
+# The resource's plural, what the event is about, and whether that is gone.
+Told = Callable[[str, Object, bool], None]
 
-def register(registry: kopf.OperatorRegistry, concern: Callable[[Key], None]) -> None:
+
+def register(registry: kopf.OperatorRegistry, concern: Callable[[Key], None], told: Told) -> None:
     """Registers the event handlers. Raw events only: no finalizer and no annotation is ever put on an object."""
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def job_changed(*, namespace: str | None, name: str, **_: Any) -> None:
+    async def job_changed(*, namespace: str | None, name: str, event: Mapping[str, Any], **_: Any) -> None:
+        told(PLURAL, event["object"], event["type"] == "DELETED")
         concern(Key(namespace or "", name))
 
     @kopf.on.event("batch", "v1", "jobs", registry=registry)
     @kopf.on.event("", "v1", "pods", registry=registry)
-    async def child_changed(*, namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+    async def child_changed(
+        *,
+        namespace: str | None,
+        labels: Mapping[str, str],
+        resource: kopf.Resource,
+        event: Mapping[str, Any],
+        **_: Any,
+    ) -> None:
+        told(resource.plural, event["object"], event["type"] == "DELETED")
         if owner := labels.get(JOB_LABEL):
             concern(Key(namespace or "", owner))
