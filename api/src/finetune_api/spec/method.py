@@ -46,7 +46,8 @@ class MethodSpec(Document):
                 "spec.method.tuning to qlora",
             ),
             (
-                "(self.tuning == 'partial') == has(self.partial)",
+                # has(): the API server tries rules on the default {} as well.
+                "(has(self.tuning) && self.tuning == 'partial') == has(self.partial)",
                 "method.partial belongs to method.tuning partial, which needs it; set both or none of them",
             ),
             *(_option_of(objective) for objective in ("dpo", "orpo", "kto", "reward")),
