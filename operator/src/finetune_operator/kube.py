@@ -72,7 +72,8 @@ def credentials(configuration: client.Configuration) -> Credentials:
     return Credentials(
         server=configuration.host,
         ca_file=configuration.ssl_ca_cert,
-        token=key.removeprefix("Bearer ") or None,
+        # "Bearer ..." of a kubeconfig, "bearer ..." of a ServiceAccount.
+        token=key.rpartition(" ")[2] or None,
         certificate_file=configuration.cert_file,
         key_file=configuration.key_file,
         verify=configuration.verify_ssl,

@@ -65,7 +65,7 @@ class Service:
         self._kube = kube
         self._metrics = metrics
         # Why jobs are not served now, or None.
-        self.unready: str | None = "the CRD of FineTuneJobs is not installed"
+        self.unready: str | None = "FineTuneJobs are not served yet"
         self._reports = Reports()
         self._writer = ProgressWriter(kube, self._reports)
         self._reconciler = Reconciler(kube, policy, self._reports)
@@ -197,7 +197,10 @@ def policy_of(settings: Settings, platform: Platform) -> Policy:
 
 
 async def _until_kind_is_served(kube: Kube, settings: Settings, stop: asyncio.Event) -> None:
-    """Waits for the CRD: kopf looks for it once, and would never find one that is installed later."""
+    """Waits for the CRD: kopf looks for it once, and would never find one that is installed later.
+
+    A chart installs CRD, rights and operator within a second, and the API server takes its time with all of them.
+    """
     namespace = settings.watch_namespaces[0] if settings.watch_namespaces else None
     while not stop.is_set():
         try:
@@ -205,6 +208,8 @@ async def _until_kind_is_served(kube: Kube, settings: Settings, stop: asyncio.Ev
             return
         except NotFound:
             logger.warning("the CRD of FineTuneJobs is not installed; waiting for it")
+        except KubeError as error:
+            logger.warning("FineTuneJobs cannot be listed, trying again: %s", error)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _CRD_SECONDS)
 

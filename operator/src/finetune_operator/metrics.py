@@ -8,7 +8,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import version
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -26,6 +34,8 @@ class Metrics:
     """The instruments of one operator, in a registry of their own."""
 
     def __init__(self) -> None:
+        # A second series for each, with the time at which it was made.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.inventory = Inventory(self._count)

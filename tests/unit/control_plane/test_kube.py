@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.config import incluster_config, kube_config
 
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
-from finetune_operator.kube import collection_path, error_of, resource_of
+from finetune_operator.kube import collection_path, credentials, error_of, load_configuration, resource_of
 
 
 def _status(reason: str, message: str, **details: Any) -> str:
@@ -69,3 +71,30 @@ def test_path(version: str, plural: str, namespace: str | None, path: str) -> No
 )
 def test_what_a_path_is_about(path: str, resource: str) -> None:
     assert resource_of(path) == resource
+
+
+KUBECONFIG = """
+apiVersion: v1
+kind: Config
+current-context: here
+contexts: [{name: here, context: {cluster: here, user: me}}]
+clusters: [{name: here, cluster: {server: "https://api.example:6443"}}]
+users: [{name: me, user: {token: abc}}]
+"""
+
+
+def test_a_token_is_the_bare_token_wherever_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config"
+    file.write_text(KUBECONFIG)
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    known = credentials(load_configuration())
+    assert (known.server, known.token) == ("https://api.example:6443", "abc")
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    for variable, text in (("SERVICE_TOKEN_FILENAME", "abc"), ("SERVICE_CERT_FILENAME", "certificate")):
+        (tmp_path / variable).write_text(text)
+        monkeypatch.setattr(incluster_config, variable, str(tmp_path / variable))
+    known = credentials(load_configuration())
+    assert (known.server, known.token) == ("https://10.0.0.1:443", "abc")
