@@ -343,7 +343,14 @@ def test_defaults_are_filled_in(cluster: Cluster, namespace: str) -> None:
 
 def test_defaults_inside_optional_groups(cluster: Cluster, namespace: str) -> None:
     spec = cluster.apply(_manifest(namespace=namespace, method={"lora": {}}), DRY)["spec"]
-    assert spec["method"]["lora"] == {"rank": 16, "alpha": 32, "dropout": "0", "targetModules": ["all-linear"]}
+    assert spec["method"]["lora"] == {
+        "rank": 16,
+        "alpha": 32,
+        "dropout": "0",
+        "targetModules": ["all-linear"],
+        "rankStabilized": False,
+        "dora": False,
+    }
 
 
 # One change in every group that defines the run.
