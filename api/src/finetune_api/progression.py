@@ -7,6 +7,7 @@ from datetime import datetime
 from finetune_api.outcomes import Stage
 from finetune_api.plan import gradient_accumulation_steps
 from finetune_api.results import Prepared
+from finetune_api.serving import serving_notes
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import AttemptStatus, FineTuneJobStatus, PlanStatus, StageStatus
 
@@ -117,6 +118,7 @@ def with_prepared(
         train=prepared.train,
         validation=prepared.validation,
         data=prepared.data,
+        notes=serving_notes(spec.method) or None,
     )
     stage = StageStatus(name=Stage.PREPARE, started=started, finished=now, message=_summary(prepared))
     return with_stage(status.model_copy(update={"run_id": prepared.run_id, "plan": plan}), stage)

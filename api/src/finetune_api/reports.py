@@ -63,6 +63,12 @@ class Progress(Document):
             json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["rank"]},
         ),
     ]
+    trainable_parameters: Annotated[
+        int | None, Field(default=None, ge=0, description="Weights that are trained, over all processes.")
+    ]
+    total_parameters: Annotated[
+        int | None, Field(default=None, ge=0, description="All weights of the model, those of an adapter included.")
+    ]
     updated: Annotated[datetime, Field(description="When the trainer measured this.")]
 
 

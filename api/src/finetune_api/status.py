@@ -173,6 +173,15 @@ class PlanStatus(Document):
     train: Annotated[SplitSummary | None, Field(default=None, description="Counts of the training split.")]
     validation: Annotated[SplitSummary | None, Field(default=None, description="Counts of the held-out split.")]
     data: Annotated[DataSummary | None, Field(default=None, description="What was found in the data.")]
+    notes: Annotated[
+        tuple[Annotated[str, Field(max_length=256)], ...] | None,
+        Field(
+            default=None,
+            max_length=8,
+            description="What is allowed but worth knowing, such as options of an adapter that vLLM does not serve.",
+            json_schema_extra={"x-kubernetes-list-type": "atomic"},
+        ),
+    ]
 
 
 class UsageStatus(Document):

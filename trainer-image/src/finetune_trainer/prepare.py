@@ -14,6 +14,7 @@ from finetune_trainer.artifact.adoption import find_published
 from finetune_trainer.data.prepared_data import PreparedData, prepare_data
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.models.architectures import Config, why_not_together
+from finetune_trainer.models.fits import check_parts
 from finetune_trainer.models.sources import Model, open_model
 from finetune_trainer.storage.s3 import store_of
 from finetune_trainer.workspace import workspace_of
@@ -34,6 +35,7 @@ def prepare(plan: RunPlan, environment: Mapping[str, str]) -> Prepared:
     probe_output(plan, environment)
     model = open_model(plan, environment, workspace_of(environment).model)
     refuse_packing(plan.spec, model.config)
+    check_parts(plan.spec.method, model.config, model.tensor_names())
     data = prepare_data(plan, environment, model, workspace_of(environment).data)
     prepared = resolve(plan, model, data)
     published = find_published(plan, environment, prepared.run_id)

@@ -37,7 +37,8 @@ class Reference(StrEnum):
 
 _REFERENCE = (
     "Model disables the adapter for a pass of its own before each batch, which lora and qlora allow; "
-    "Precomputed computes every row once before the first step and keeps the numbers"
+    "Precomputed computes every row once before the first step and keeps the numbers, and is what a continued adapter "
+    "always uses"
 )
 _REFERENCE_DEFAULT = "Default: Model where that is allowed, else Precomputed."
 _POSITIVE_BETA = ("double(self.beta) > 0.0", "beta must be greater than zero, such as '0.1'")

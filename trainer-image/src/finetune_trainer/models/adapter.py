@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
@@ -27,10 +36,8 @@ def add_adapter(base: PreTrainedModel, spec: FineTuneJobSpec, dtype: torch.dtype
     options = spec.method.lora or LoraOptions()
     _check_targets(base, options.target_modules)
     all_linear = options.target_modules == (ALL_LINEAR,)
-    reward = spec.method.objective is Objective.REWARD
     config = LoraConfig(
-        # For the second of these PEFT trains and saves the scalar head beside the adapter.
-        task_type=TaskType.SEQ_CLS if reward else TaskType.CAUSAL_LM,
+        task_type=_task(spec),
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=float(options.dropout),
@@ -48,6 +55,11 @@ def add_adapter(base: PreTrainedModel, spec: FineTuneJobSpec, dtype: torch.dtype
     return model
 
 
+def _task(spec: FineTuneJobSpec) -> TaskType:
+    # For the first of these PEFT trains and saves the scalar head beside the adapter.
+    return TaskType.SEQ_CLS if spec.method.objective is Objective.REWARD else TaskType.CAUSAL_LM
+
+
 def continue_adapter(base: PreTrainedModel, folder: Path, spec: FineTuneJobSpec, dtype: torch.dtype) -> PeftModel:
     """Freezes the model and lays an adapter over it that was trained before, to be trained on.
 
@@ -57,13 +69,28 @@ def continue_adapter(base: PreTrainedModel, folder: Path, spec: FineTuneJobSpec,
     config = _read_config(folder)
     options = spec.method.lora or LoraOptions()
     config.lora_dropout, config.inference_mode = float(options.dropout), False
+    config.task_type = _task(spec)
     torch.manual_seed(spec.hyperparameters.seed)
-    model = PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=True)
+    if config.task_type is TaskType.SEQ_CLS:
+        model = _with_head(base, folder, config)
+    else:
+        model = PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=True)
     assert isinstance(model, PeftModel)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
     return model
+
+
+def _with_head(base: PreTrainedModel, folder: Path, config: LoraConfig) -> torch.nn.Module:
+    """Lays an adapter over a reward model; the head is the adapter's, or a new one if it was no reward model's."""
+    # PEFT warns of a base model of another name; the name that counts is written when the adapter is saved.
+    config.base_model_name_or_path = base.name_or_path
+    model: Any = get_peft_model(base, config)
+    state = get_peft_model_state_dict(model) | load_peft_weights(str(folder), device="cpu")
+    set_peft_model_state_dict(model, state)
+    trained: torch.nn.Module = model
+    return trained
 
 
 def without_adapter(base: PreTrainedModel, folder: Path) -> torch.nn.Module:

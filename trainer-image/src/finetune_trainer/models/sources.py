@@ -47,6 +47,12 @@ class Model:
         sha256 |= {name: self._weight_sha256(name) for name in self.weights}
         return digest_of_files({**sha256, **self.adapter})
 
+    def tensor_names(self) -> frozenset[str] | None:
+        """Names of all tensors; None where only the whole files would tell."""
+        headers = [self.source.weight_header(name) for name in self.weights]
+        known = [header for header in headers if header is not None]
+        return frozenset(name for header in known for name in header) if len(known) == len(headers) else None
+
     def _weight_sha256(self, name: str) -> str:
         known = self.source.weight_sha256(name)
         if known is None:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from pydantic import BaseModel
 
 from finetune_api.base import Document
-from finetune_api.spec import FineTuneJobSpec, MethodSpec, Optimizer, Precision
+from finetune_api.spec import FineTuneJobSpec, MethodSpec, Optimizer, Precision, Tuning
 from finetune_trainer.errors import UserError
 
 _GROUPS = ("method", "hyperparameters", "deepspeed", "evaluation")
@@ -52,7 +52,8 @@ def refuse_unsupported(spec: FineTuneJobSpec) -> None:
     """Checks what would train wrongly, for plans that no API server has validated.
 
     Raises:
-        UserError: bf16 with ZeRO stage 0, Adafactor with another, or a global batch that the processes cannot share.
+        UserError: bf16 with ZeRO stage 0, Adafactor with another, 4-bit weights with stage 3, or a global batch that
+            the processes cannot share.
     """
     if spec.hyperparameters.precision is Precision.BF16 and spec.deepspeed.zero_stage == 0:
         raise UserError(
@@ -64,6 +65,11 @@ def refuse_unsupported(spec: FineTuneJobSpec) -> None:
             "adafactor factors the second moment of whole weight matrices, which ZeRO cuts into flat pieces",
             "set spec.deepspeed.zeroStage to 0 and spec.hyperparameters.precision to fp32, or "
             "spec.hyperparameters.optimizer to adamw8bit",
+        )
+    if spec.method.tuning is Tuning.QLORA and spec.deepspeed.zero_stage == 3:
+        raise UserError(
+            "ZeRO stage 3 cannot partition 4-bit weights, which have no place for their quantization state",
+            "set spec.deepspeed.zeroStage to 2 or lower or spec.method.tuning to lora",
         )
     width = spec.deepspeed.micro_batch_size * spec.resources.world_size
     if spec.hyperparameters.global_batch_size % width:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from finetune_api.reports import Progress, Straggler
+from finetune_trainer.models.parameters import Parameters
 
 PointT = TypeVar("PointT")
 
@@ -70,6 +71,7 @@ def progress_of(
     eval_loss: float | None,
     seconds_per_step: float,
     stragglers: tuple[Straggler, ...] = (),
+    parameters: Parameters | None = None,
 ) -> Progress:
     """The progress that a step boundary reports."""
     return Progress(
@@ -84,6 +86,8 @@ def progress_of(
         tokens_per_second=decimal(metrics.tokens_per_second),
         eta=duration((metrics.total_steps - metrics.step) * seconds_per_step),
         stragglers=stragglers,
+        trainable_parameters=parameters.trainable if parameters else None,
+        total_parameters=parameters.total if parameters else None,
         updated=datetime.now(UTC),
     )
 

@@ -22,6 +22,7 @@ from finetune_trainer.data.splitfiles import REPORT_FILE
 from finetune_trainer.data.splits import Splits, TokenizedSplit
 from finetune_trainer.errors import Diverged
 from finetune_trainer.models.load import build_model
+from finetune_trainer.models.parameters import Parameters, count_parameters
 from finetune_trainer.progress import Reporter
 from finetune_trainer.training.batches import BatchOrder, held_out_batch
 from finetune_trainer.training.engine import Engine
@@ -88,6 +89,7 @@ class Training:
         self._place, self._reporter = place, reporter
         self._objective: Objective[TokenizedSplit] = objective_of(plan.spec, continued=self._adapter is not None)
         self._pace = Pace(place.rank, place.world_size)
+        self._parameters: Parameters | None = None
         self._steps: list[StepMetrics] = []
         self._evaluations: list[EvaluationMetrics] = []
         self._stopped_at: int | None = None
@@ -104,6 +106,8 @@ class Training:
         self._reporter.report(Stage.TRAIN, "loading the model")
         self._log_hyperparameters()
         self._model = model = build_model(self._workspace.model, self._spec, self._place.device, self._adapter)
+        self._parameters = count_parameters(model)
+        logger.info("%d of %d weights are trained", self._parameters.trainable, self._parameters.total)
         # Dropout must differ between the ranks; everything before this line must not.
         torch.manual_seed(self._spec.hyperparameters.seed + 1 + self._place.rank)
         engine = Engine(model, self._spec, self._place.rank, self._place.world_size, self._place.device)
@@ -223,7 +227,7 @@ class Training:
         metrics.write(measured)
         print(log_line(measured), flush=True)
         eval_loss = self._evaluations[-1].loss if self._evaluations else None
-        progress = progress_of(measured, eval_loss, seconds_per_step, self._pace.stragglers)
+        progress = progress_of(measured, eval_loss, seconds_per_step, self._pace.stragglers, self._parameters)
         self._reporter.report(Stage.TRAIN, progress=progress)
 
     def _evaluate(self, engine: Engine, splits: Splits, metrics: MetricsFile | None, step: int) -> None:
