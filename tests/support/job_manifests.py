@@ -142,6 +142,12 @@ REFUSED = [
         id="evaluation without a split",
     ),
     pytest.param(
+        {"spec/method/tuning": "full", "spec/output/artifact": "Merged"},
+        "spec: Invalid value: spec.output.artifact chooses what becomes of an adapter, and spec.method.tuning trains "
+        "none; remove spec.output.artifact or set spec.method.tuning to lora",
+        id="merging no adapter",
+    ),
+    pytest.param(
         {"spec/evaluation/earlyStopping": {}},
         "spec.evaluation: Invalid value: early stopping looks at evaluations during training; set "
         "spec.evaluation.everySteps",

@@ -1,52 +1,58 @@
-"""Tiny random models of any architecture of transformers, without tokenizer or files."""
+"""Tiny random models of architectures other than Llama, each with what sets it apart."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
 
-VOCABULARY = 97
-WINDOW = 5
+from support.tiny_model import tiny_tokenizer
+
 _SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
     "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 4,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
-# Half of the layers see a window only; others have it in all layers, or by a default of their own.
-_ALTERNATING = ("qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3_text", "cohere2", "olmo3", "exaone4")
-_DIFFERENT: dict[str, dict[str, Any]] = {
-    "cohere": {"logit_scale": 0.3},
-    "cohere2": {"logit_scale": 0.3},
-    "granite": {"logits_scaling": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.5},
-    "granitemoe": {"logits_scaling": 3.0},
-    # Low caps, so that they bite.
-    "gemma2": {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 0.5},
-    "helium": {"head_dim": 8},
-    "hunyuan_v1_dense": {"head_dim": 8},
-    "ministral": {"head_dim": 8},
-    "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},
+    "max_position_embeddings": 128,
 }
 
 
-def tiny_architecture(model_type: str, seed: int = 0, **options: Any) -> PreTrainedModel:
-    """A model of four layers in training mode, the same for the same seed. Windows of attention are five tokens."""
-    config = AutoConfig.for_model(model_type, **_SIZES, **_DIFFERENT.get(model_type, {}), **options)
-    if getattr(config, "sliding_window", None) is not None or model_type in _ALTERNATING:
-        config.sliding_window = WINDOW
-    if model_type in _ALTERNATING:
-        config.use_sliding_window = True
-        config.layer_types = ["full_attention", "sliding_attention"] * 2
+def architectures() -> dict[str, PretrainedConfig]:
+    """A configuration of each kind, by a short name."""
+    tokenizer = tiny_tokenizer()
+    common = _SIZES | {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return {
+        # Biases in the attention.
+        "qwen": Qwen2Config(num_key_value_heads=2, tie_word_embeddings=False, **common),
+        # A window of attention shorter than the longest row.
+        "mistral": MistralConfig(num_key_value_heads=2, sliding_window=16, **common),
+        # Tied embeddings, heads of another size, norms around each part, windows in some layers.
+        "gemma": Gemma3TextConfig(num_key_value_heads=2, head_dim=16, sliding_window=16, **common),
+        # Parallel residuals, one matrix for queries, keys and values, and a head that its files call otherwise.
+        "gptneox": GPTNeoXConfig(**common),
+    }
+
+
+def write_architecture(folder: Path, config: PretrainedConfig) -> Path:
+    """Writes a model of a configuration, with a tokenizer, into a folder; the same bytes each time."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-        for parameter in model.parameters():
-            # As they are initialised, attention and biases have next to no influence.
-            parameter.data += 0.1 * torch.randn_like(parameter)
-    return model.train()
+        torch.manual_seed(0)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    folder.mkdir(parents=True)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from finetune_api.plan import RunPlan
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.progress import SilentReporter
 from finetune_trainer.training.train import Training
 from finetune_trainer.training.worker import join_world, load_splits
@@ -23,7 +24,12 @@ def main(folder: Path) -> None:
     for plan, workspace in zip(plans, workspaces, strict=True):
         assert plan.prepared is not None
         training = Training(plan, plan.prepared, workspace, place, SilentReporter())
-        trained = training.run(load_splits(workspace, plan.prepared))
+        try:
+            trained = training.run(load_splits(workspace, plan.prepared))
+        except TrainerError as error:
+            # All ranks raise it at the same point, and so can go on together.
+            (workspace.root / "error").write_text(f"{error.failure_class.value}: {error.message}")
+            continue
         if place.rank == 0:
             (workspace.root / "kind").write_text(trained.kind.value)
             (workspace.root / "evaluation.json").write_text(

@@ -29,6 +29,7 @@ def upstream_of(finished: FineTuneJob, asked: ModelSpec) -> Upstream | None:
         s3=access,
         model=model.model_copy(update={"name": asked.name or model.name}),
         lora=_lora(finished) if adapter else None,
+        objective=finished.spec.method.objective,
     )
 
 

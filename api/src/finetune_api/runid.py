@@ -6,7 +6,15 @@ import hashlib
 import json
 from typing import Any
 
-from finetune_api.spec import DatasetSpec, EvaluationSpec, FineTuneJobSpec, MethodSpec, Publish, source_settings
+from finetune_api.spec import (
+    ArtifactForm,
+    DatasetSpec,
+    EvaluationSpec,
+    FineTuneJobSpec,
+    MethodSpec,
+    Publish,
+    source_settings,
+)
 
 # Raise it when a change of the trainer changes the weights that the same definition gives.
 RECIPE_VERSION = 2
@@ -35,6 +43,7 @@ def training_definition(
         "method": _method_definition(spec.method),
         "hyperparameters": spec.hyperparameters.to_wire(),
         "evaluation": _evaluation(spec.evaluation),
+        **({"artifact": spec.output.artifact.value} if spec.output.artifact is ArtifactForm.MERGED else {}),
     }
 
 

@@ -8,12 +8,12 @@ from pydantic import Field
 
 from finetune_api.base import Document, ResourceName
 from finetune_api.results import Digest, RunId
-from finetune_api.spec import FineTuneJobSpec, LoraOptions, ModelSpec, S3Access, Tuning
+from finetune_api.spec import FineTuneJobSpec, LoraOptions, ModelSpec, Objective, S3Access
 from finetune_api.uris import job_named
 
 ADAPTER_KIND = "adapter"
 # Of the adapter itself; what is left, such as dropout, may differ from one training of it to the next.
-_SHAPING = ("rank", "alpha", "target_modules")
+_SHAPING = ("rank", "alpha", "target_modules", "rank_stabilized", "dora")
 
 
 class Upstream(Document):
@@ -30,6 +30,9 @@ class Upstream(Document):
         Field(description="The model to load: the artifact, or for an adapter its base model. Never job://."),
     ]
     lora: Annotated[LoraOptions | None, Field(default=None, description="Options of an adapter.")]
+    objective: Annotated[
+        Objective, Field(default=Objective.SFT, description="What the job taught; reward models are not built upon.")
+    ]
 
     @property
     def is_adapter(self) -> bool:
@@ -38,11 +41,30 @@ class Upstream(Document):
 
 def continues_adapter(spec: FineTuneJobSpec, upstream: Upstream | None) -> bool:
     """Whether a job trains its upstream's adapter on, instead of weights of its own."""
-    return upstream is not None and upstream.is_adapter and spec.method.tuning is Tuning.LORA
+    return upstream is not None and upstream.is_adapter and spec.method.tuning.adapts
 
 
 def conflict(spec: FineTuneJobSpec, upstream: Upstream) -> tuple[str, str] | None:
-    """What of ``spec.method.lora`` an adapter that is continued cannot be, and the remedy; None when all fits."""
+    """What of a spec its upstream cannot serve, and the remedy; None when all fits."""
+    return _reward_conflict(spec, upstream) or _shape_conflict(spec, upstream)
+
+
+def _reward_conflict(spec: FineTuneJobSpec, upstream: Upstream) -> tuple[str, str] | None:
+    if upstream.objective is Objective.REWARD:
+        return (
+            f"the job {upstream.job!r} publishes a reward model, which gives scores and no text to learn from",
+            "name a job of another objective in spec.model.source",
+        )
+    if spec.method.objective is Objective.REWARD and continues_adapter(spec, upstream):
+        return (
+            f"the adapter of the job {upstream.job!r} would be continued, and has no head that gives a score",
+            f"let {upstream.job!r} publish a merged model (spec.output.artifact: Merged), or set spec.method.tuning to "
+            "full",
+        )
+    return None
+
+
+def _shape_conflict(spec: FineTuneJobSpec, upstream: Upstream) -> tuple[str, str] | None:
     given, known = spec.method.lora, upstream.lora
     if given is None or known is None or not continues_adapter(spec, upstream):
         return None

@@ -163,3 +163,32 @@ def test_only_an_adapter_needs_a_store_of_its_own() -> None:
     assert store_uses(resolved, adapter)["adapter"] == adapter.s3
     assert cluster_stores(resolved, adapter)["adapter"].environment_prefix == "ADAPTER_"
     assert "adapter" not in store_uses(resolved_spec(asking(), model), model)
+
+
+def test_a_quantized_base_continues_an_adapter_too() -> None:
+    asked = asking(method={"tuning": "qlora"})
+    resolved = resolved_spec(asked, found(finished(method={"lora": {"rank": 4}})))
+    assert resolved.method.lora
+    assert resolved.method.lora.rank == 4
+
+
+REWARD = {"objective": "reward"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs", "ours", "message"),
+    [
+        ("adapter", REWARD, {}, "the job 'sft' publishes a reward model"),
+        ("model", REWARD | {"tuning": "full"}, REWARD, "the job 'sft' publishes a reward model"),
+        ("adapter", {}, REWARD, "the adapter of the job 'sft' would be continued, and has no head"),
+        ("adapter", {}, REWARD | {"tuning": "full"}, None),
+        ("model", {"tuning": "full"}, REWARD, None),
+        ("adapter", {}, {"objective": "dpo"}, None),
+    ],
+)
+def test_reward_models_are_the_end_of_a_chain(
+    kind: str, theirs: dict[str, Any], ours: dict[str, Any], message: str | None
+) -> None:
+    problem = conflict(asking(method=ours), found(finished(kind, method=theirs)))
+    assert (problem is None) == (message is None)
+    assert problem is None or problem[0].startswith(str(message))

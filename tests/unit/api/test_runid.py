@@ -21,6 +21,7 @@ def _id(fields: dict[str, Any] | None = None, model: str = "a", train: str = "b"
 
 
 CHANGING: dict[str, dict[str, Any]] = {
+    "merging the adapter": {"output": {"destination": "s3://results/team", "artifact": "Merged"}},
     "early stopping": {"evaluation": {"everySteps": 7, "earlyStopping": {"patience": 2}}},
     "publishing the best weights": {"evaluation": {"everySteps": 7, "publish": "Best"}},
     "base model's public name": {"model": {"name": "org/other"}},

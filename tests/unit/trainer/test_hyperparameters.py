@@ -23,6 +23,7 @@ def test_origin_is_manifest_or_default() -> None:
     assert origins["spec.hyperparameters.globalBatchSize"] == (8, "default")
     assert origins["spec.method.lora.rank"] == (16, "default")
     assert origins["spec.deepspeed.zeroStage"] == (2, "default")
+    assert origins["spec.evaluation.publish"] == ("Last", "default")
     assert "spec.hyperparameters.maxSteps" not in origins
 
 

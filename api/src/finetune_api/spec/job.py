@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
@@ -22,6 +23,11 @@ MAX_NAME_LENGTH = 48
 _DESTINATION = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[!-.0-~][!-~]*)?$"
 
 
+class ArtifactForm(StrEnum):
+    ADAPTER = "Adapter"
+    MERGED = "Merged"
+
+
 class OutputSpec(Document):
     """Where the result goes."""
 
@@ -31,6 +37,14 @@ class OutputSpec(Document):
             pattern=_DESTINATION,
             max_length=1024,
             description="s3://bucket/prefix. The artifact is published under <prefix>/<namespace>/<name>/<run ID>/.",
+        ),
+    ]
+    artifact: Annotated[
+        ArtifactForm | None,
+        Field(
+            default=None,
+            description="What a tuning with an adapter publishes: Adapter (the default), or Merged, the whole model "
+            "with the adapter's changes in its weights. Other tunings publish the whole model.",
         ),
     ]
     s3: Annotated[
@@ -114,6 +128,11 @@ class FineTuneJobSpec(Document):
             (
                 "!has(self.evaluation.everySteps) || has(self.dataset.validation)",
                 "evaluation.everySteps needs a held-out split; set spec.dataset.validation",
+            ),
+            (
+                "!has(self.output.artifact) || self.method.tuning in ['lora', 'qlora']",
+                "spec.output.artifact chooses what becomes of an adapter, and spec.method.tuning trains none; remove "
+                "spec.output.artifact or set spec.method.tuning to lora",
             ),
         )
     }

@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from itertools import chain
+from collections import deque
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import ArtifactForm, FineTuneJobSpec
 from finetune_trainer.artifact.manifest import Kind
+from finetune_trainer.artifact.shards import write_shards
+from finetune_trainer.artifact.wholemodel import (
+    as_in_files,
+    checkpoint_shapes,
+    checkpoint_tensors,
+    computes_its_weights,
+    plain_model,
+)
 from finetune_trainer.data.tokenizer import TEMPLATE, TOKENIZER_CONFIG
 from finetune_trainer.models.adapter import save_adapter
 from finetune_trainer.models.load import DTYPES
-from finetune_trainer.models.modelfiles import TOKENIZER_FILES
+from finetune_trainer.models.modelfiles import GENERATION_CONFIG, TOKENIZER_FILES
 from finetune_trainer.models.sources import base_model_name
 from finetune_trainer.training.engine import Engine
 
-_MAX_SHARD = "4GB"
 
-
-def kind_of(model: torch.nn.Module) -> Kind:
+def kind_of(model: torch.nn.Module, spec: FineTuneJobSpec) -> Kind:
     """The artifact that a trained model gives."""
-    return Kind.ADAPTER if isinstance(model, PeftModel) else Kind.MODEL
+    adapter = isinstance(model, PeftModel) and spec.output.artifact is not ArtifactForm.MERGED
+    return Kind.ADAPTER if adapter else Kind.MODEL
 
 
 def export(engine: Engine, model: torch.nn.Module, spec: FineTuneJobSpec, base: Path, into: Path | None) -> None:
     """Gathers the trained weights and writes them with the tokenizer of the base model.
 
-    Adapters are written in float32, whole models in the precision they were computed in. Collective; only the rank that
-    passes ``into``, which is created anew, keeps the weights and writes.
+    Adapters are written in float32, whole models in the precision they were computed in, and tensor by tensor but for
+    the few architectures whose files hold their weights in another form.
+    Collective; only the rank that passes ``into``, which is created anew, keeps the weights and writes.
     """
-    weights = {}
-    # An adapter is published alone, other models with the weights that were not trained.
-    frozen = () if isinstance(model, PeftModel) else engine.frozen_weights()
-    for name, value in chain(engine.master_weights(), frozen):
-        if into is not None:
-            weights[name] = value.clone()
+    if into is not None:
+        shutil.rmtree(into, ignore_errors=True)
+        into.mkdir(parents=True)
+    if kind_of(model, spec) is Kind.ADAPTER:
+        _export_adapter(engine, model, base_model_name(spec), into)
+    else:
+        _export_model(engine, model, DTYPES[spec.hyperparameters.precision], base, into)
     if into is None:
         return
-    shutil.rmtree(into, ignore_errors=True)
-    into.mkdir(parents=True)
-    if isinstance(model, PeftModel):
-        save_adapter(model, weights, base_model_name(spec), into)
-    else:
-        assert isinstance(model, PreTrainedModel)
-        _save_model(model, weights, DTYPES[spec.hyperparameters.precision], into)
     copy_tokenizer(base, into)
     if spec.dataset.chat_template:
         write_template(spec.dataset.chat_template, into)
@@ -57,10 +60,36 @@ def export(engine: Engine, model: torch.nn.Module, spec: FineTuneJobSpec, base: 
         path.chmod(0o644)
 
 
-def _save_model(model: PreTrainedModel, weights: dict[str, torch.Tensor], dtype: torch.dtype, into: Path) -> None:
-    model.config.dtype = dtype
-    state = {name: value.to(dtype) for name, value in weights.items()}
-    model.save_pretrained(into, state_dict=state, max_shard_size=_MAX_SHARD)
+def _export_adapter(engine: Engine, model: torch.nn.Module, base_name: str, into: Path | None) -> None:
+    weights = {name: value for name, value in engine.master_weights() if into is not None}
+    if into is not None:
+        assert isinstance(model, PeftModel)
+        save_adapter(model, weights, base_name, into)
+
+
+def _export_model(engine: Engine, model: torch.nn.Module, dtype: torch.dtype, base: Path, into: Path | None) -> None:
+    tensors = checkpoint_tensors(engine, model)
+    if into is None:
+        # The others take part in the gathering, and keep nothing.
+        deque(tensors, maxlen=0)
+        return
+    if computes_its_weights(model):
+        state = as_in_files(model, {name: value.to("cpu", dtype, copy=True) for name, value in tensors})
+        write_shards(into, {name: tuple(value.shape) for name, value in state.items()}, dtype, state.items())
+    else:
+        write_shards(into, checkpoint_shapes(model), dtype, tensors)
+    write_config(plain_model(model), dtype, into)
+    # As it is: how answers are generated is no part of what was learned.
+    if (base / GENERATION_CONFIG).is_file():
+        shutil.copyfile(base / GENERATION_CONFIG, into / GENERATION_CONFIG)
+
+
+def write_config(model: PreTrainedModel, dtype: torch.dtype, into: Path) -> None:
+    """Writes the configuration of a model whose weights are saved in ``dtype``, quantized no more."""
+    config = copy.deepcopy(model.config)
+    config.dtype, config.architectures = dtype, [type(model).__name__]
+    config.__dict__.pop("quantization_config", None)
+    config.save_pretrained(into)
 
 
 def write_template(template: str, into: Path) -> None:

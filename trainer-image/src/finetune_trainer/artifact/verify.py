@@ -16,7 +16,8 @@ _ADAPTER_PREFIX = "base_model.model."
 _REMEDY = "run the job again; if it fails the same way, this is a fault of the trainer: report it with the pod's log"
 # Constants that older checkpoints carry and newer libraries compute.
 _BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias")
-_HEAD = "lm_head.weight"
+# By the architecture, names of the output head in files.
+_HEADS = frozenset({"lm_head.weight", "embed_out.weight"})
 # transformers' sequence classification, as the objective reward trains it.
 _SCORING, _SCALAR_HEAD = "ForSequenceClassification", "score.weight"
 _LENGTHS = ".lora_magnitude_vector"
@@ -66,9 +67,9 @@ def check_model(tensors: Mapping[str, TensorFacts], config: Mapping[str, Any], b
     _check_finite(tensors)
     if not tensors or all(tensor.zero for tensor in tensors.values()):
         raise _failed("the model is empty or zero")
-    optional = {_HEAD} if config.get("tie_word_embeddings", True) else set()
+    optional = _HEADS if config.get("tie_word_embeddings", True) else frozenset()
     if _scores(config.get("architectures")):
-        optional = {_HEAD, _SCALAR_HEAD}
+        optional = _HEADS | {_SCALAR_HEAD}
         if _SCALAR_HEAD not in tensors:
             raise _failed(f"the reward model lacks its head {_SCALAR_HEAD}")
     known = {name: base_name(name, base) for name in tensors}

@@ -1,6 +1,7 @@
 """Adapters merged into the weights that they change.
 
-``W + scaling * B @ A`` (LoRA, https://arxiv.org/abs/2106.09685), computed in float32 whatever the weight is stored in.
+``W + scaling * B @ A`` (LoRA, https://arxiv.org/abs/2106.09685), with DoRA (https://arxiv.org/abs/2402.09353, eq. 5)
+each output's row of it brought to the length that was learned; computed in float32 whatever the weight is stored in.
 """
 
 from __future__ import annotations
@@ -34,7 +35,30 @@ def merged_weight(layer: Any, weight: torch.Tensor, trained: Mapping[str, torch.
     down, up = (trained[f"{name}.{part}.{_ADAPTER}.weight"].float() for part in ("lora_A", "lora_B"))
     change: torch.Tensor = (up @ down) * layer.scaling[_ADAPTER]
     merged: torch.Tensor = weight.float() + (change.T if layer.fan_in_fan_out else change)
-    return merged
+    magnitude = trained.get(f"{name}.lora_magnitude_vector.{_ADAPTER}.weight")
+    if magnitude is None:
+        return merged
+    outputs = 1 if layer.fan_in_fan_out else 0
+    lengths = torch.linalg.vector_norm(merged, dim=1 - outputs, keepdim=True)
+    resized: torch.Tensor = merged * (magnitude.float().reshape(lengths.shape) / lengths)
+    return resized
+
+
+def dequantized(weight: torch.Tensor) -> torch.Tensor:
+    """A weight as plain numbers: a 4-bit one is expanded, another returned as it is."""
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    plain: torch.Tensor = dequantize_4bit(weight.data, state)
+    return plain
+
+
+def whole_shape(weight: torch.Tensor) -> tuple[int, ...]:
+    """The shape of a weight that may be partitioned (ZeRO-3) or packed (4-bit)."""
+    state = getattr(weight, "quant_state", None)
+    return tuple(state.shape if state is not None else getattr(weight, "ds_shape", weight.shape))
 
 
 def merge_into_base(model: PeftModel) -> torch.nn.Module:

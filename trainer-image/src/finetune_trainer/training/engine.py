@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import deepspeed
@@ -147,18 +147,27 @@ class Engine:
         with self.evaluating(), self._model.disable_adapter():
             yield
 
+    def whole_weights(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and full value of every wanted weight, gathered one at a time: float32 and on the CPU where it was
+        trained, as it is where it was not. A value is good until the next one is asked for."""
+        for name, parameter in self._model.named_parameters():
+            if not wanted(name):
+                continue
+            if parameter.requires_grad:
+                yield name, self._master(parameter)
+            elif hasattr(parameter, "ds_id"):
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    yield name, parameter
+            else:
+                yield name, parameter
+
     def master_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and full float32 value, on the CPU, of every trained weight, gathered one at a time."""
         for name, parameter in self._model.named_parameters():
             if parameter.requires_grad:
-                full = safe_get_full_fp32_param(parameter)
-                yield name, (parameter if full is None else full).detach().float().cpu()
+                yield name, self._master(parameter)
 
-    def frozen_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Name and full value, on the CPU, of every weight that is not trained, gathered one at a time."""
-        for name, parameter in self._model.named_parameters():
-            if not parameter.requires_grad:
-                partitioned = self._engine.zero_optimization_stage() == 3
-                with deepspeed.zero.GatheredParameters([parameter]) if partitioned else nullcontext():
-                    value = parameter.detach().cpu().clone()
-                yield name, value
+    @staticmethod
+    def _master(parameter: torch.Tensor) -> torch.Tensor:
+        full = safe_get_full_fp32_param(parameter)
+        return (parameter if full is None else full).detach().float().cpu()

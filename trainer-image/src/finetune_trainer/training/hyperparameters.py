@@ -17,17 +17,20 @@ _GROUPS = ("method", "hyperparameters", "deepspeed", "evaluation")
 def effective_values(
     spec: FineTuneJobSpec, adjustments: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[tuple[str, object, str]]:
-    """Path, value and origin of every field that shapes the training: manifest, default, or why it was adjusted."""
+    """Path, value and origin of every field that shapes the training: manifest, default, or why it was adjusted.
+
+    The API server writes defaults into the manifest, so a value that equals the default is called one, stated or not.
+    """
     for path, value, origin in _stated_values(spec):
         yield path, value, adjustments.get(path, origin)
 
 
 def _stated_values(spec: FineTuneJobSpec) -> Iterator[tuple[str, object, str]]:
     for group in _GROUPS:
-        yield from _values(getattr(spec, group), f"spec.{group}", group in spec.model_fields_set)
+        yield from _values(getattr(spec, group), f"spec.{group}")
     for name, options in _method_options(spec.method).items():
         if getattr(spec.method, name) is None:
-            yield from _values(options, f"spec.method.{name}", False)
+            yield from _values(options, f"spec.method.{name}")
 
 
 def _method_options(method: MethodSpec) -> dict[str, Document]:
@@ -37,15 +40,15 @@ def _method_options(method: MethodSpec) -> dict[str, Document]:
     return options
 
 
-def _values(document: BaseModel, path: str, given: bool) -> Iterator[tuple[str, object, str]]:
+def _values(document: BaseModel, path: str) -> Iterator[tuple[str, object, str]]:
     for name, field in type(document).model_fields.items():
         value = getattr(document, name)
-        stated = given and name in document.model_fields_set
         where = f"{path}.{field.alias or name}"
         if isinstance(value, BaseModel):
-            yield from _values(value, where, stated)
+            yield from _values(value, where)
         elif value is not None:
-            yield where, value, "manifest" if stated else "default"
+            usual = value == field.get_default(call_default_factory=True)
+            yield where, value, "default" if usual else "manifest"
 
 
 def refuse_unsupported(spec: FineTuneJobSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
@@ -18,6 +19,7 @@ from finetune_api.spec import Publish
 from finetune_trainer.artifact.export import export, kind_of
 from finetune_trainer.artifact.manifest import Kind
 from finetune_trainer.artifact.report import render_report
+from finetune_trainer.artifact.trainerstate import TRAINER_STATE, trainer_state
 from finetune_trainer.data.splitfiles import REPORT_FILE
 from finetune_trainer.data.splits import Splits, TokenizedSplit
 from finetune_trainer.errors import Diverged
@@ -36,6 +38,7 @@ from finetune_trainer.training.metrics import (
     StepMetrics,
     log_line,
     progress_of,
+    thinned,
 )
 from finetune_trainer.training.objectives import objective_of
 from finetune_trainer.training.objectives.interface import Objective, mean_loss
@@ -47,6 +50,8 @@ from finetune_trainer.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
+# Training losses that the model card shows.
+_CURVE_POINTS = 20
 _REMEDY_DIVERGED = (
     "lower spec.hyperparameters.learningRate, add warmupSteps, lower maxGradNorm, or look for odd rows in the data"
 )
@@ -63,10 +68,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves in the workspace's artifact folder, and the held-out losses if there is a held-out split."""
+    """What training leaves in the workspace's artifact folder, what the held-out split gave if there is one, and step
+    and training loss of a few steps."""
 
     kind: Kind
     evaluation: EvaluationResult | None
+    losses: tuple[tuple[int, float], ...] = ()
 
 
 class Training:
@@ -121,7 +128,8 @@ class Training:
             self._export(engine)
         if self._place.rank == 0:
             self._write_records()
-        return Trained(kind_of(model), self._evaluation())
+        curve = tuple((step.step, step.loss) for step in thinned(self._steps, _CURVE_POINTS))
+        return Trained(kind_of(model, self._spec), self._evaluation(), curve)
 
     def _train(self, engine: Engine, splits: Splits, metrics: MetricsFile | None) -> None:
         options, total = self._spec.evaluation, self._prepared.steps
@@ -269,6 +277,8 @@ class Training:
     def _write_records(self) -> None:
         folder: Path = self._workspace.artifact
         (folder / "report.html").write_text(render_report(self._title, self._steps, self._evaluations))
+        state = trainer_state(self._spec, self._steps, self._evaluations)
+        (folder / TRAINER_STATE).write_text(json.dumps(state, indent=2) + "\n")
         self._workspace.metrics.replace(folder / "metrics.jsonl")
         data_report = self._workspace.data / REPORT_FILE
         if data_report.is_file():

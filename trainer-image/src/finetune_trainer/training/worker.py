@@ -103,7 +103,7 @@ class Worker:
         from finetune_trainer.artifact.publish import publish
 
         self.reporter.report(Stage.PUBLISH, "uploading and verifying the artifact")
-        card = model_card(self._plan.spec, prepared, trained.evaluation)
+        card = model_card(self._plan.spec, prepared, trained.evaluation, trained.losses, self._plan.upstream)
         (self._workspace.artifact / MODEL_CARD).write_text(card, encoding="utf-8")
         artifact = publish(
             self._plan,
