@@ -12,13 +12,14 @@ CliError
 ├── MissingDevicesError     GPUs that this machine does not have         exit 18
 ├── DamagedArtifactError    an artifact is not what its manifest says    exit 19
 └── BrokenStageError        a stage ended without saying how             exit 20
+
+From 10 on they are those of ``finetune_api.outcomes.ExitCode``, in figures: loading that takes longer than ``--help``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetune_api.outcomes import ExitCode
 from finetune_cli.field_errors import FieldError
 
 
@@ -53,7 +54,7 @@ class MissingObjectError(CliError):
 class InvalidManifestError(CliError):
     """A manifest that the API server would refuse, with every error found in it."""
 
-    exit_code = ExitCode.USER_ERROR
+    exit_code = 10
 
     def __init__(self, title: str, errors: Sequence[FieldError]) -> None:
         super().__init__("\n".join([title, *(f"* {error}" for error in errors)]))
@@ -63,34 +64,34 @@ class InvalidManifestError(CliError):
 class RefusedManifestError(CliError):
     """A manifest or a change that the API server refused, in its words."""
 
-    exit_code = ExitCode.USER_ERROR
+    exit_code = 10
 
 
 class UnsupportedHereError(CliError):
     """Something that a manifest may ask for but this machine does not offer; the message names the remedy."""
 
-    exit_code = ExitCode.USER_ERROR
+    exit_code = 10
 
 
 class StoreError(CliError):
     """The object store did not answer, refused, or does not hold what was asked for."""
 
-    exit_code = ExitCode.STORAGE
+    exit_code = 14
 
 
 class MissingDevicesError(CliError):
     """The manifest asks for GPUs that this machine does not have."""
 
-    exit_code = ExitCode.DEVICE_MISSING
+    exit_code = 18
 
 
 class DamagedArtifactError(CliError):
     """Files of an artifact are missing or not what its manifest says."""
 
-    exit_code = ExitCode.VERIFICATION
+    exit_code = 19
 
 
 class BrokenStageError(CliError):
     """A stage that could not be started, or ended without a readable outcome."""
 
-    exit_code = ExitCode.INTERNAL
+    exit_code = 20

@@ -10,8 +10,6 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from finetune_cli.manifests import as_yaml
-
 # Wider than any table: what reads a pipe wants whole lines.
 _PIPE_WIDTH = 2000
 
@@ -54,6 +52,9 @@ def note(text: str) -> None:
 
 def write_document(document: dict[str, Any], output: Output) -> None:
     """One document as JSON or YAML."""
+    # Imported here, since it loads a YAML parser.
+    from finetune_cli.manifests import as_yaml
+
     if output is Output.JSON:
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:

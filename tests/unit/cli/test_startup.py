@@ -7,10 +7,23 @@ import sys
 
 import pytest
 
+from finetune_api.outcomes import ExitCode
+from finetune_cli import errors
 from support.clusters import PROJECT
 
 # Each takes longer to load than the whole of --help may take (half a second of CPU).
-HEAVY = ("kubernetes", "boto3", "botocore", "celpy", "jsonschema", "torch", "transformers", "numpy")
+HEAVY = (
+    "kubernetes",
+    "boto3",
+    "botocore",
+    "celpy",
+    "jsonschema",
+    "torch",
+    "transformers",
+    "numpy",
+    "finetune_api.outcomes",
+    "yaml",
+)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "--help"], ["artifacts", "download", "--help"]])
@@ -40,3 +53,19 @@ finally:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT)
 
     assert result.stdout.splitlines()[-1] == "[]", result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidManifestError, ExitCode.USER_ERROR),
+        (errors.RefusedManifestError, ExitCode.USER_ERROR),
+        (errors.UnsupportedHereError, ExitCode.USER_ERROR),
+        (errors.StoreError, ExitCode.STORAGE),
+        (errors.MissingDevicesError, ExitCode.DEVICE_MISSING),
+        (errors.DamagedArtifactError, ExitCode.VERIFICATION),
+        (errors.BrokenStageError, ExitCode.INTERNAL),
+    ],
+)
+def test_exit_codes_are_those_of_the_contract(error: type[errors.CliError], code: ExitCode) -> None:
+    assert error.exit_code == code

@@ -10,9 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
 
-from finetune_api.outcomes import Stage
 from finetune_cli.cluster.target import Target
 from finetune_cli.documents import Object
 from finetune_cli.errors import UsageError
@@ -20,6 +18,8 @@ from finetune_cli.options import Context, JobName, Kubeconfig, Namespace, Output
 from finetune_cli.output import Output, as_list, console, note, show, write_document
 
 if TYPE_CHECKING:
+    from rich.live import Live
+
     from finetune_cli.cluster.kube import Kube
     from finetune_cli.render.watching import Seen
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class LogStage(StrEnum):
     """Stages that have pods of their own."""
 
-    PREPARE = Stage.PREPARE.value
-    TRAIN = Stage.TRAIN.value
+    PREPARE = "prepare"
+    TRAIN = "train"
 
 
 def connected(target: Target) -> Kube:
@@ -92,6 +92,8 @@ def watch_command(
 
 def watch(kube: Kube, namespace: str, name: str) -> int:
     """Shows a job until it has ended and returns the exit code that stands for how."""
+    from rich.live import Live
+
     from finetune_cli import jobview
     from finetune_cli.cluster.calls import JOBS
     from finetune_cli.cluster.history import logged_losses
@@ -158,6 +160,7 @@ def logs_command(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Print the log of one rank: finds the pod that runs it."""
+    from finetune_api.outcomes import Stage
     from finetune_cli.cluster.calls import JOBS
     from finetune_cli.cluster.jobs import pods_of
     from finetune_cli.cluster.podlogs import Wanted, lines, of_rank, source_of
