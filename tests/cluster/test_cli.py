@@ -95,7 +95,7 @@ def test_list_and_describe_show_the_result(finetune: Finetune, done: Object, tea
     assert team in finetune("list", "-A").stdout
 
     page = finetune("describe", "good", "-n", team).stdout
-    for text in (done["status"]["runID"], done["status"]["artifact"]["uri"], "Held-out loss", "Published", "Normal"):
+    for text in (done["status"]["runID"], done["status"]["artifact"]["uri"], "HELD OUT", "Published", "Normal"):
         assert text in page
 
 
