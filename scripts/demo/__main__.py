@@ -19,6 +19,7 @@ from scripts.demo.model import cache_folder
 from scripts.demo.store import ARTIFACTS, Bucket, FolderBucket, S3Bucket, fetch_folder, fill
 
 from finetune_sandbox import ControlPlaneUnavailable, SandboxError
+from finetune_trainer.data.splitfiles import VALIDATION_FILE
 
 PROJECT = Path(__file__).resolve().parents[2]
 MANIFEST = Path("examples/smollm2-lora.yaml")
@@ -139,8 +140,9 @@ def show_result(status: Mapping[str, Any], bucket: Bucket, model: Path, folder: 
     from scripts.demo.compare import compare
 
     adapter = fetch_folder(bucket, _key(status["artifact"]["uri"]), folder / "adapter")
-    held_out = folder / "validation.safetensors"
-    bucket.download(f"{_key(status['plan']['dataURI'])}/validation.safetensors", held_out)
+    # So few rows fill one shard.
+    held_out = folder / VALIDATION_FILE
+    bucket.download(f"{_key(status['plan']['dataURI'])}/{VALIDATION_FILE}", held_out)
     found = compare(model, adapter, ROWS, held_out, QUESTION)
     job = status["evaluation"]
     say(f"held-out loss of {found.rows} rows, nats per token")

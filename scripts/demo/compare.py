@@ -46,7 +46,7 @@ def compare(base: Path, adapter: Path, rows: Path, held_out: Path, question: str
         base: folder of the base model.
         adapter: folder of the published adapter.
         rows: the JSONL file that was trained on.
-        held_out: ``validation.safetensors`` of the run; says which rows were held out, and nothing else is read of it.
+        held_out: the held-out shard of the run; says which rows were held out, and nothing else is read of it.
         question: what both models are asked.
     """
     quiet: Any = logging

@@ -69,7 +69,7 @@ def test_the_artifact_is_complete_and_loads(platform: Platform, done: Object, tm
     names = {path.name for path in folder.iterdir()}
     assert {
         "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md", "metrics.jsonl",
-        "report.html", "manifest.json",
+        "report.html", "data-report.html", "manifest.json",
     } <= names  # fmt: skip
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["runID"] == done["status"]["runID"]

@@ -102,6 +102,18 @@ REFUSED: dict[str, tuple[Object, str]] = {
         {"dataset": {"huggingFace": {"offline": True}}},
         "offline needs a cache; set spec.dataset.huggingFace.cacheClaim",
     ),
+    "data's hub without data on it": (
+        {"dataset": {"huggingFace": {}}},
+        "no source is on a hub; remove spec.dataset.huggingFace or use hf://org/name",
+    ),
+    "template that renders nothing": (
+        {"dataset": {"chatTemplate": "x", "train": [{"source": "s3://data/rows", "format": "completion"}]}},
+        "no source is rendered by a chat template; remove spec.dataset.chatTemplate or set format",
+    ),
+    "overlap without a held-out split": (
+        {"dataset": {"checks": {"maxValidationOverlap": "0"}}},
+        "there is no held-out split; remove spec.dataset.checks.maxValidationOverlap or set spec.dataset.validation",
+    ),
     "destination that is a claim": (
         {"output": {"destination": "pvc://c/x"}},
         "spec.output.destination in body should match",

@@ -112,8 +112,10 @@ def store_uses(spec: FineTuneJobSpec, upstream: Upstream | None = None) -> dict[
 
 
 def data_hub(spec: FineTuneJobSpec) -> HubAccess | None:
-    """How the hub of hf:// data is reached."""
-    return spec.dataset.hugging_face or spec.model.hugging_face
+    """How the hub of hf:// data is reached; None where nothing is said of it, or there is no such data."""
+    held_out = (spec.dataset.validation.sources if spec.dataset.validation else None) or ()
+    on_hub = any(source.source.startswith("hf://") for source in (*spec.dataset.train, *held_out))
+    return spec.dataset.hugging_face or spec.model.hugging_face if on_hub else None
 
 
 def environment_prefix(use: str) -> str:

@@ -127,7 +127,8 @@ def with_prepared(
 def _summary(prepared: Prepared) -> str:
     held_out = f", {prepared.validation.rows} held out" if prepared.validation else ""
     truncated = f", {prepared.train.truncated} truncated" if prepared.train.truncated else ""
-    return f"{prepared.train.rows} rows, {prepared.train.tokens} tokens{truncated}{held_out}"
+    refused = f", {prepared.data.refused} refused" if prepared.data and prepared.data.refused else ""
+    return f"{prepared.train.rows} rows, {prepared.train.tokens} tokens{refused}{truncated}{held_out}"
 
 
 def prepared_from(status: FineTuneJobStatus, number: int) -> Prepared | None:

@@ -15,6 +15,7 @@ from finetune_api.plan import (
     StoreAccess,
     claims_of,
     cluster_stores,
+    data_hub,
     environment_prefix,
     gradient_accumulation_steps,
     store_uses,
@@ -84,6 +85,24 @@ def test_claims_are_named_once_and_sorted() -> None:
         )
     )
     assert found == ("data", "held-out", "zoo")
+
+
+def test_data_on_a_hub_is_reached_as_the_model_is_or_in_a_way_of_its_own() -> None:
+    model = {"source": "hf://org/name", "huggingFace": {"endpointURL": "https://models.example"}}
+    on_hub = {"train": [{"source": "hf://org/rows"}]}
+    own = {"huggingFace": {"endpointURL": "https://data.example", "cacheClaim": "data-cache"}}
+    assert data_hub(_spec(model=model)) is None
+    assert data_hub(_spec(dataset=on_hub)) is None
+    as_model, by_itself = data_hub(_spec(model=model, dataset=on_hub)), data_hub(_spec(dataset=on_hub | own))
+    assert as_model is not None
+    assert by_itself is not None
+    assert (as_model.endpoint_url, by_itself.endpoint_url) == ("https://models.example", "https://data.example")
+    assert claims_of(_spec(dataset=on_hub | own)) == ("data-cache",)
+
+
+def test_held_out_data_alone_may_be_on_a_hub() -> None:
+    dataset = {"validation": {"sources": [{"source": "hf://org/rows"}]}, "huggingFace": {"offline": False}}
+    assert data_hub(_spec(dataset=dataset)) is not None
 
 
 def test_hub_cache_is_a_claim() -> None:

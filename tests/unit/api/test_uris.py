@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.errors import ApiError, InvalidSource
-from finetune_api.uris import ClaimLocation, HubModel, Location, S3Location, parse_destination, parse_source
+from finetune_api.uris import (
+    ClaimLocation,
+    DataLocation,
+    HubFiles,
+    HubModel,
+    Location,
+    S3Location,
+    WebFile,
+    parse_data_source,
+    parse_destination,
+    parse_source,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +83,24 @@ def test_child_of_a_location(start: str, parts: tuple[str, ...], key: str) -> No
 def test_destination_must_be_an_s3_location(uri: str) -> None:
     with pytest.raises(InvalidSource, match="cannot be written to: use s3://bucket/prefix"):
         parse_destination(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("s3://bucket/rows/", S3Location("bucket", "rows")),
+        ("pvc://claim/rows.jsonl", ClaimLocation("claim", "rows.jsonl")),
+        ("hf://org/name", HubFiles("org/name", "")),
+        ("hf://org/name/data/train/", HubFiles("org/name", "data/train")),
+        ("https://host/a/../rows.jsonl", WebFile("https://host/a/../rows.jsonl")),
+    ],
+)
+def test_source_of_data_is_read(uri: str, expected: DataLocation) -> None:
+    assert parse_data_source(uri) == expected
+    assert str(expected) == uri.rstrip("/")
+
+
+@pytest.mark.parametrize("uri", ["job://other", "http://host/rows.jsonl", "hf://org/name/../x", "rows.jsonl"])
+def test_what_is_no_data(uri: str) -> None:
+    with pytest.raises(InvalidSource):
+        parse_data_source(uri)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 from finetune_api.results import Prepared
 from finetune_api.uris import parse_destination
 from finetune_trainer.artifact.export import write_template
-from finetune_trainer.data import shards
+from finetune_trainer.data import dataset as pipeline
+from finetune_trainer.data import shards, similarity
 from finetune_trainer.data.tokenizer import TextTokenizer
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare import prepare
+from finetune_trainer.storage import folder
 from support.corpus import GOOD, MARKED_TEMPLATE, Data, lines, prepared_rows, rows
 from support.run_plans import ROWS, Place, chat
 
@@ -60,6 +63,27 @@ def test_nothing_of_the_work_is_left_on_the_disk(folder_place: Place) -> None:
     run(folder_place, rows(*ROWS))
     left = [path.name for path in (folder_place.workspace / "data").rglob("*") if path.is_file()]
     assert [name for name in left if name.endswith(".safetensors")] == []
+
+
+def test_memory_does_not_grow_with_the_rows(folder_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peaks of what Python allocates; buffers and batches are made small so that few rows fill them."""
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 1 << 12)
+    monkeypatch.setattr(pipeline, "_BATCH_ROWS", 32)
+    monkeypatch.setattr(folder, "CHUNK_BYTES", 1 << 12)
+    monkeypatch.setattr(similarity, "_PART_KEYS", 1 << 8)
+    monkeypatch.setattr(similarity, "_CHUNK_KEYS", 1 << 8)
+    peaks = []
+    for count in (200, 200, 1000):
+        data = rows(*[chat(f"What is {number}?", "It is a number.") for number in range(count)], name=f"{count}.jsonl")
+        plan = data.plan(folder_place).model_copy(update={"attempt": len(peaks)})
+        for key in folder_place.keys("results"):
+            folder_place.store.delete(parse_destination(f"s3://bucket/{key}"))
+        tracemalloc.start()
+        prepare(plan, folder_place.environment)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # The first run also loads modules. A row that was kept would be 2 kB, so that 800 of them would show.
+    assert peaks[2] < peaks[1] + 150_000, peaks
 
 
 def weighted(weight: str, *more: dict[str, Any], **dataset: Any) -> Data:

@@ -264,6 +264,12 @@ class ChecksSpec(Document):
     ]
 
 
+def _any_source(condition: str) -> str:
+    """CEL for: one source of either split fulfils a condition."""
+    held_out = "has(self.validation) && has(self.validation.sources) && self.validation.sources"
+    return f"self.train.exists(source, {condition}) || ({held_out}.exists(source, {condition}))"
+
+
 class DatasetSpec(Document):
     """Training and held-out data."""
 
@@ -272,6 +278,19 @@ class DatasetSpec(Document):
             (
                 "!has(self.huggingFace) || !self.huggingFace.offline || has(self.huggingFace.cacheClaim)",
                 "offline needs a cache; set spec.dataset.huggingFace.cacheClaim",
+            ),
+            (
+                "!has(self.huggingFace) || " + _any_source("source.source.startsWith('hf://')"),
+                "no source is on a hub; remove spec.dataset.huggingFace or use hf://org/name",
+            ),
+            (
+                "!has(self.chatTemplate) || " + _any_source("source.format != 'completion'"),
+                "no source is rendered by a chat template; remove spec.dataset.chatTemplate or set format",
+            ),
+            (
+                "!has(self.checks) || !has(self.checks.maxValidationOverlap) || has(self.validation)",
+                "there is no held-out split; remove spec.dataset.checks.maxValidationOverlap or set "
+                "spec.dataset.validation",
             ),
         )
     }

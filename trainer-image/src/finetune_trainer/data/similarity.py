@@ -30,7 +30,6 @@ Flags = NDArray[np.uint8]
 HELD_OUT, _AGAIN, _LEAKED, _NEARLY_AGAIN, _NEARLY_LEAKED = (1 << bit for bit in range(5))
 
 _EDGES = np.arange(_BUCKETS, dtype=np.uint64) << np.uint64(64 - 5)
-_FACTORS = np.random.Generator(np.random.PCG64(7)).integers(0, 1 << 64, size=VALUES, dtype=np.uint64) | np.uint64(1)
 
 
 def band_keys(words: str) -> Keys:
@@ -49,6 +48,9 @@ def _mixed(values: Keys) -> Keys:
     mixed = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+_FACTORS = _mixed(np.arange(1, VALUES + 1, dtype=np.uint64)) | np.uint64(1)
 
 
 @dataclass(frozen=True)
