@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 # Two workers: most tests wait for processes. Files stay together, since their fixtures run whole trainings.
 PYTEST_FLAGS ?= -q -n 2 --dist loadfile
 
-.PHONY: help env demo test lint crds verify bench clean
+.PHONY: help env demo test lint crds verify bench images clean
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ verify: env ## Fail when a generated file is behind its source
 
 bench: env ## Measure against bare peers in the same run
 	@python -m benchmarks.latency
+
+images: env ## Build both images and start each (needs docker or podman)
+	@python scripts/images.py
 
 clean: ## Remove what was made in this folder (caches of the machine stay)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
