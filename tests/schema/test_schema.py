@@ -33,6 +33,10 @@ def _refusal(cluster: Cluster, document: Object | str) -> str:
 
 # Changes to the smallest manifest, and what the refusal must contain.
 REFUSED: dict[str, tuple[Object, str]] = {
+    "two intervals of checkpoints": (
+        {"checkpoint": {"everySteps": 10, "everySeconds": 60}},
+        "checkpoint.everySteps and checkpoint.everySeconds exclude each other; remove one of them",
+    ),
     "no model": ({"model": None}, "spec.model: Required value"),
     "no source": ({"model": {"source": None}}, "spec.model.source: Required value"),
     "no dataset": ({"dataset": None}, "spec.dataset: Required value"),
@@ -347,6 +351,12 @@ def test_defaults_are_filled_in(cluster: Cluster, namespace: str) -> None:
         },
         "deepspeed": {"zeroStage": 2, "microBatchSize": 1},
         "evaluation": {"publish": "Last"},
+        "checkpoint": {
+            "meanSecondsToFailure": 14400,
+            "keep": 2,
+            "keepAfterSuccess": False,
+            "gracePeriodSeconds": 120,
+        },
         "output": {"destination": "s3://results/team", "s3": {"addressingStyle": "Auto"}},
         "suspend": False,
         "backoffLimit": 3,
@@ -374,6 +384,7 @@ IMMUTABLE: dict[str, Object] = {
     "resources": {"cpu": "2"},
     "deepspeed": {"zeroStage": 3},
     "evaluation": {"everySteps": 5},
+    "checkpoint": {"keep": 5},
     "output": {"destination": "s3://elsewhere/x"},
 }
 

@@ -207,7 +207,10 @@ def test_sigterm_stops_everything_and_is_no_success(site: Site) -> None:
     assert site.outcome("pod")["failure"]["class"] == "Preempted"
     assert len(processes) == 2
     assert not [process for process in processes if Path(f"/proc/{process}").exists()]
-    assert not (site.store / "bucket" / "runs").exists()
+    checkpoints = site.store / "bucket" / "runs" / "team" / "tiny" / "_checkpoints" / f"r-{'0' * 20}"
+    (saved,) = checkpoints.iterdir()
+    assert {file.name for file in saved.iterdir()} >= {"COMMITTED", "rank-00000.safetensors", "rank-00001.safetensors"}
+    assert not (site.store / "bucket" / "runs" / "team" / "tiny" / "latest.json").exists()
 
 
 def test_a_killed_rank_ends_all_pods(site: Site) -> None:

@@ -10,6 +10,7 @@ LATEST = "latest.json"
 _DATA = "_data"
 _PROBE = "_probe"
 _DIGESTS = "_digests"
+_CHECKPOINTS = "_checkpoints"
 
 
 def job_prefix(destination: str, namespace: str, name: str) -> S3Location:
@@ -25,6 +26,11 @@ def run_prefix(destination: str, namespace: str, name: str, run_id: str) -> S3Lo
 def diagnostics_prefix(destination: str, namespace: str, name: str, run_id: str, attempt: int) -> S3Location:
     """Folder of what is kept of an attempt that got stuck."""
     return run_prefix(destination, namespace, name, run_id).child("diagnostics", f"attempt-{attempt}")
+
+
+def checkpoints_prefix(destination: str, namespace: str, name: str, run_id: str) -> S3Location:
+    """Folder of one run's checkpoints. It is the same for every attempt, and for a job that is created again."""
+    return job_prefix(destination, namespace, name).child(_CHECKPOINTS, run_id)
 
 
 def latest_pointer(destination: str, namespace: str, name: str) -> S3Location:

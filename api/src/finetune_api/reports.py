@@ -72,6 +72,15 @@ class Progress(Document):
     updated: Annotated[datetime, Field(description="When the trainer measured this.")]
 
 
+class Checkpoint(Document):
+    """A committed checkpoint: training can go on from it, on any number of processes."""
+
+    step: Annotated[int, Field(ge=0, description="Optimizer steps done.")]
+    time: Annotated[datetime, Field(description="When it was committed.")]
+    uri: Annotated[str, Field(max_length=2048, description="s3:// folder of the checkpoint.")]
+    world_size: Annotated[int, Field(ge=1, description="Processes that wrote it.")]
+
+
 class ProgressReport(Document):
     """One report. Of several, the one with the highest attempt and then sequence number counts."""
 
@@ -84,3 +93,8 @@ class ProgressReport(Document):
         int | None, Field(default=None, ge=0, description="Optimizer steps that the attempt found done when it began.")
     ]
     progress: Progress | None = None
+    checkpoint: Annotated[Checkpoint | None, Field(default=None, description="The newest of this attempt.")]
+    damaged: Annotated[
+        tuple[Annotated[str, Field(max_length=256)], ...] | None,
+        Field(default=None, max_length=16, description="Checkpoints that were passed over, since they are not intact."),
+    ]

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from finetune_api.base import Document
 from finetune_api.outcomes import Failure, Stage
-from finetune_api.reports import Progress
+from finetune_api.reports import Checkpoint, Progress
 from finetune_api.results import Artifact, DataSummary, EvaluationResult, RunId, SplitSummary
 from finetune_api.upstream import Upstream
 
@@ -47,6 +47,7 @@ class Reason(StrEnum):
     PODS_PENDING = "PodsPending"
     TRAINING = "Training"
     RETRYING = "Retrying"
+    CHECKPOINT_DAMAGED = "CheckpointDamaged"
     FINISHED = "Finished"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"
@@ -122,6 +123,15 @@ class AttemptStatus(Document):
     resumed_from_step: Annotated[
         int | None,
         Field(default=None, ge=0, description="Optimizer steps that were done already when it began, by its report."),
+    ]
+    damaged_checkpoints: Annotated[
+        tuple[Annotated[str, Field(max_length=256)], ...] | None,
+        Field(
+            default=None,
+            max_length=16,
+            description="Checkpoints that it passed over, since they are not intact, newest first.",
+            json_schema_extra={"x-kubernetes-list-type": "atomic"},
+        ),
     ]
     change: Annotated[
         str | None,
@@ -229,6 +239,9 @@ class FineTuneJobStatus(Document):
         ),
     ]
     progress: Annotated[Progress | None, Field(default=None, description="Where training is, at most 5 s old.")]
+    checkpoint: Annotated[
+        Checkpoint | None, Field(default=None, description="The newest committed checkpoint: what a loss would cost.")
+    ]
     attempts: Annotated[
         tuple[AttemptStatus, ...],
         Field(

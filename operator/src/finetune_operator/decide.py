@@ -383,6 +383,8 @@ def _reported(turn: _Turn, cause: Cause | None) -> _Turn:
         }
     if report and _current(turn) and report.resumed_from_step is not None:
         found["resumed_from_step"] = report.resumed_from_step
+    if report and _current(turn) and report.damaged:
+        found["damaged_checkpoints"] = report.damaged
     return turn.told(progression.with_attempt(turn.status, attempt.model_copy(update=found)))
 
 

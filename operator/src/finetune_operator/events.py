@@ -19,6 +19,7 @@ _WARNINGS = frozenset(
         Reason.SECRET_NOT_FOUND,
         Reason.CHILD_REFUSED,
         Reason.RETRYING,
+        Reason.CHECKPOINT_DAMAGED,
         Reason.JOB_NOT_FOUND,
         Reason.JOB_FAILED,
     }
@@ -72,7 +73,28 @@ def _clipped(text: str) -> str:
 
 
 def event(manifest: Object, condition: Condition, instance: str, now: datetime) -> Object:
-    """An events.k8s.io/v1 Event about a job."""
+    """An events.k8s.io/v1 Event about a transition of a job."""
+    note = condition.message or condition.type.value
+    return _event(manifest, condition.reason, _ACTIONS[condition.type], note, instance, now)
+
+
+def damages(before: FineTuneJobStatus, after: FineTuneJobStatus) -> tuple[str, ...]:
+    """What to tell of checkpoints that an attempt has found damaged since."""
+    told = {attempt.number for attempt in before.attempts if attempt.damaged_checkpoints}
+    return tuple(
+        f"attempt {attempt.number} passed over damaged checkpoints and began after step "
+        f"{attempt.resumed_from_step or 0}: {', '.join(attempt.damaged_checkpoints)}"
+        for attempt in after.attempts
+        if attempt.damaged_checkpoints and attempt.number not in told
+    )
+
+
+def damage_event(manifest: Object, note: str, instance: str, now: datetime) -> Object:
+    """An Event about damaged checkpoints."""
+    return _event(manifest, Reason.CHECKPOINT_DAMAGED, "Resume", note, instance, now)
+
+
+def _event(manifest: Object, reason: Reason, action: str, note: str, instance: str, now: datetime) -> Object:
     metadata = manifest["metadata"]
     stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {
@@ -80,10 +102,10 @@ def event(manifest: Object, condition: Condition, instance: str, now: datetime) 
         "kind": "Event",
         "metadata": {"generateName": f"{metadata['name']}-", "namespace": metadata["namespace"]},
         "eventTime": stamp,
-        "type": "Warning" if condition.reason in _WARNINGS else "Normal",
-        "reason": condition.reason.value,
-        "action": _ACTIONS[condition.type],
-        "note": _clipped(condition.message or condition.type.value),
+        "type": "Warning" if reason in _WARNINGS else "Normal",
+        "reason": reason.value,
+        "action": action,
+        "note": _clipped(note),
         "reportingController": f"finetune.dev/{FIELD_MANAGER}",
         "reportingInstance": instance,
         "regarding": {

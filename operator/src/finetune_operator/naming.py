@@ -13,6 +13,7 @@ STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 FIELD_MANAGER = "finetune-operator"
 PROGRESS_MANAGER = "finetune-operator-progress"
+CHECKPOINT_MANAGER = "finetune-operator-checkpoint"
 
 # Below the ephemeral range of Linux (32768 and up), where a port may be taken by any outgoing connection.
 _FIRST_PORT = 20_000

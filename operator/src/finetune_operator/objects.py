@@ -41,8 +41,8 @@ CONTAINER = "trainer"
 # The numeric id of "nonroot" in common base images; Pod Security `restricted` wants a number other than 0.
 _NON_ROOT = 65532
 _TOKEN_SECONDS = 3600
-# Enough for a process to leave a step and say why; longer would hold the GPUs of a job that was deleted.
-_GRACE_SECONDS = 30
+# Enough for prepare to say why it ends. Training has longer, to save a checkpoint.
+_PREPARE_GRACE_SECONDS = 30
 _PREPARE_CPU, _PREPARE_MEMORY = "1", "2Gi"
 # Prepare touches no GPU and can be repeated at will: the Job controller may try it again after a lost pod.
 _PREPARE_RETRIES = 3
@@ -225,7 +225,7 @@ def _pod_template(
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": _GRACE_SECONDS,
+            "terminationGracePeriodSeconds": _PREPARE_GRACE_SECONDS,
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": _NON_ROOT,
@@ -292,6 +292,7 @@ def training_job(
 ) -> Object:
     """The Indexed Job of one attempt: one pod per node, and the first lost pod ends all of them."""
     template = _pod_template(job, platform, Stage.TRAIN, attempt, _training_resources(job), upstream)
+    template["spec"]["terminationGracePeriodSeconds"] = job.spec.checkpoint.grace_period_seconds
     template["spec"]["subdomain"] = stage_name(job.metadata.name, Stage.TRAIN, attempt)
     if job.spec.resources.node_selector:
         template["spec"]["nodeSelector"] = dict(job.spec.resources.node_selector)

@@ -7,11 +7,12 @@ import logging
 from dataclasses import dataclass
 
 from finetune_api import API_VERSION, KIND, PLURAL
+from finetune_api.base import Document
 from finetune_api.outcomes import Stage
-from finetune_api.reports import Progress, ProgressReport
+from finetune_api.reports import Checkpoint, Progress, ProgressReport
 from finetune_operator.errors import KubeError
 from finetune_operator.kube import Kube
-from finetune_operator.naming import PROGRESS_MANAGER
+from finetune_operator.naming import CHECKPOINT_MANAGER, PROGRESS_MANAGER
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ def _order(report: ProgressReport) -> tuple[int, int]:
 @dataclass(frozen=True)
 class _Written:
     uid: str
-    progress: Progress
+    progress: Progress | None
+    checkpoint: Checkpoint | None
 
 
 class ProgressWriter:
@@ -87,15 +89,21 @@ class ProgressWriter:
             self._written.pop(key, None)
 
     async def _write(self, key: Name) -> bool:
-        """Writes the newest progress of a job. False when there was nothing new."""
+        """Writes the newest progress and checkpoint of a job. False when there was nothing new."""
         report = self._reports.newest(*key)
-        if report is None or report.progress is None:
+        if report is None or not (report.progress or report.checkpoint):
             return False
-        current = _Written(report.uid, report.progress)
-        if self._written.get(key) == current:
+        current, known = _Written(report.uid, report.progress, report.checkpoint), self._written.get(key)
+        if known == current:
             return False
         try:
-            await self._kube.apply_status(_manifest(key, report.uid, report.progress), PLURAL, PROGRESS_MANAGER)
+            # The checkpoint has a manager of its own: an attempt that has none yet must not remove the last one's.
+            if report.checkpoint and not (known and known.checkpoint == report.checkpoint):
+                manifest = _manifest(key, report.uid, "checkpoint", report.checkpoint)
+                await self._kube.apply_status(manifest, PLURAL, CHECKPOINT_MANAGER)
+            if report.progress and not (known and known.progress == report.progress):
+                manifest = _manifest(key, report.uid, "progress", report.progress)
+                await self._kube.apply_status(manifest, PLURAL, PROGRESS_MANAGER)
         except KubeError as error:
             logger.warning("progress of %s/%s could not be written, trying again: %s", *key, error)
             return error.status not in (404, 409)
@@ -103,10 +111,10 @@ class ProgressWriter:
         return True
 
 
-def _manifest(key: Name, uid: str, progress: Progress) -> dict[str, object]:
+def _manifest(key: Name, uid: str, field: str, value: Document) -> dict[str, object]:
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
         "metadata": {"namespace": key[0], "name": key[1], "uid": uid},
-        "status": {"progress": progress.to_wire()},
+        "status": {field: value.to_wire()},
     }

@@ -14,7 +14,7 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide import Decision, Policy, decide, known_status, refused
 from finetune_operator.dependents import Dependents
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
-from finetune_operator.events import event, transitions
+from finetune_operator.events import damage_event, damages, event, transitions
 from finetune_operator.kube import Kube
 from finetune_operator.naming import FIELD_MANAGER, JOB_LABEL, JOB_UID_LABEL
 from finetune_operator.observation import Observation, observe
@@ -24,6 +24,8 @@ from finetune_operator.upstreams import MAX_CHAIN, next_needed
 Object = dict[str, Any]
 logger = logging.getLogger(__name__)
 
+# Written under field managers of their own, see finetune_operator.progress.
+REPORTED_FIELDS = frozenset({"progress", "checkpoint"})
 # How soon to look again while an older job's child of the same name is being collected.
 _COLLECTION_WAIT = timedelta(seconds=1)
 # How soon to look again when somebody else has written meanwhile.
@@ -155,15 +157,18 @@ class Reconciler:
 
     async def _write_status(self, manifest: Object, status: FineTuneJobStatus) -> None:
         """Applies the status if it changed, and only then tells of transitions."""
-        wire = status.to_wire()
-        wire.pop("progress", None)
-        before = dict(manifest.get("status") or {})
-        before.pop("progress", None)
+        wire, before = (
+            {field: value for field, value in written.items() if field not in REPORTED_FIELDS}
+            for written in (status.to_wire(), manifest.get("status") or {})
+        )
         if wire == before:
             return
         await self._kube.apply_status(status_manifest(manifest, wire), PLURAL, FIELD_MANAGER)
-        for condition in transitions(known_status(manifest), status):
+        known = known_status(manifest)
+        for condition in transitions(known, status):
             await self._tell(event(manifest, condition, self._instance, self._clock()))
+        for note in damages(known, status):
+            await self._tell(damage_event(manifest, note, self._instance, self._clock()))
 
     async def _tell(self, manifest: Object) -> None:
         """An Event is a courtesy: the status is written already, and a refused Event must not repeat the work."""

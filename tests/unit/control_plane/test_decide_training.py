@@ -342,6 +342,12 @@ def test_node_that_ended_two_attempts_is_avoided() -> None:
     assert term == {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["bad"]}]}
 
 
+def test_damaged_checkpoints_are_told() -> None:
+    heard = report().model_copy(update={"damaged": ("step-000000040-ab",)})
+    status = told(look(started(), (batch_job(),), (pod(),), heard=heard))
+    assert status.attempts[0].damaged_checkpoints == ("step-000000040-ab",)
+
+
 def test_step_that_the_trainer_resumed_from_is_told() -> None:
     heard = report().model_copy(update={"resumed_from_step": 40})
     status = told(look(started(), (batch_job(),), (pod(),), heard=heard))

@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.conditions import Phase, conditions
-from finetune_api.status import Condition, ConditionStatus, ConditionType, FineTuneJobStatus, Reason, State
-from finetune_operator.events import event, transitions
+from finetune_api.status import (
+    AttemptStatus,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    FineTuneJobStatus,
+    Reason,
+    State,
+)
+from finetune_operator.events import damage_event, damages, event, transitions
 from support.builders import NAME, NAMESPACE, NOW, UID, at, stored
 
 PREPARING = Phase(State.PREPARING, Reason.PREPARING, "m")
@@ -102,6 +110,17 @@ def test_event_as_a_whole() -> None:
 )
 def test_trouble_is_a_warning(kind: ConditionType, reason: Reason, expected: str) -> None:
     assert event(stored(), _condition(kind, reason), "i", NOW)["type"] == expected
+
+
+def test_damaged_checkpoints_are_told_once() -> None:
+    before = FineTuneJobStatus(attempts=(AttemptStatus(number=1, damaged_checkpoints=("step-1",)),))
+    fresh = AttemptStatus(number=2, resumed_from_step=40, damaged_checkpoints=("step-60", "step-50"))
+    after = before.model_copy(update={"attempts": (*before.attempts, fresh)})
+    (note,) = damages(before, after)
+    assert note == "attempt 2 passed over damaged checkpoints and began after step 40: step-60, step-50"
+    told = damage_event(stored(), note, "i", NOW)
+    assert (told["type"], told["reason"], told["note"]) == ("Warning", "CheckpointDamaged", note)
+    assert damages(after, after) == ()
 
 
 def test_event_without_words_has_a_note() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from finetune_api.outcomes import Stage
-from finetune_api.reports import ProgressReport
+from finetune_api.reports import Checkpoint, ProgressReport
 from finetune_operator import progress as module
 from finetune_operator.errors import KubeError
 from finetune_operator.progress import ProgressWriter, Reports
@@ -235,6 +236,23 @@ async def test_nothing_is_kept_of_a_job_that_has_gone_quiet(bench: _Bench) -> No
     bench.reports.forget(*KEY)
     assert vars(bench.writer)["_tasks"] == {}
     assert vars(bench.writer)["_written"] == {}
+
+
+async def test_checkpoint_stays_when_the_next_attempt_has_none_yet(bench: _Bench) -> None:
+    saved = Checkpoint(step=40, time=datetime(2026, 1, 1, tzinfo=UTC), uri="s3://bucket/step-40", world_size=2)
+    bench.reports.accept(*KEY, report(1, 0).model_copy(update={"checkpoint": saved}))
+    bench.writer.notice(*KEY)
+    await _idle()
+    bench.reports.accept(*KEY, report(2, 0, step=2))
+    await bench.sleeps.interval()
+    status = bench.kube.job()["status"]
+    assert status["checkpoint"] == {
+        "step": 40,
+        "time": "2026-01-01T00:00:00Z",
+        "uri": "s3://bucket/step-40",
+        "worldSize": 2,
+    }
+    assert bench.written_step == 2
 
 
 async def test_progress_has_a_field_manager_of_its_own(bench: _Bench) -> None:

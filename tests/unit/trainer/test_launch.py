@@ -48,7 +48,7 @@ def test_torchrun_arguments(plan: RunPlan) -> None:
         "--master-port=31234",
         "--rdzv-conf=timeout=600",
         "--max-restarts=0",
-        "--shutdown-timeout=15",
+        "--shutdown-timeout=115",
         "--module",
         "finetune_trainer",
         "worker",

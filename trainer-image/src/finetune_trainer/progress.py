@@ -8,13 +8,13 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from finetune_api.outcomes import Stage
 from finetune_api.plan import JobReference, ProgressEndpoint, RunPlan
-from finetune_api.reports import Progress, ProgressReport, report_path
+from finetune_api.reports import Checkpoint, Progress, ProgressReport, report_path
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ _INTERVAL_SECONDS = 0.5
 _TIMEOUT_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 2.0
 _LONGEST_MESSAGE = 256
+_MOST_DAMAGED = 16
 _LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1")
 
 Send = Callable[[bytes], None]
@@ -74,6 +75,10 @@ class ProgressReporter:
         self._changed = threading.Condition()
         self._waiting: ProgressReport | None = None
         self._last_progress: Progress | None = None
+        self._stage, self._message = Stage.TRAIN, ""
+        self._checkpoint: Checkpoint | None = None
+        self._resumed_from: int | None = None
+        self._damaged: tuple[str, ...] = ()
         self._sequence = 0
         self._deadline: float | None = None
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
@@ -83,16 +88,35 @@ class ProgressReporter:
         """Offers a report; without ``progress`` it repeats the last one. Returns at once."""
         with self._changed:
             self._last_progress = progress or self._last_progress
-            self._sequence += 1
-            self._waiting = ProgressReport(
-                uid=self._uid,
-                attempt=self._attempt,
-                sequence=self._sequence,
-                stage=stage,
-                message=message[:_LONGEST_MESSAGE] if message else None,
-                progress=self._last_progress,
-            )
-            self._changed.notify()
+            self._stage, self._message = stage, message or ""
+            self._offer()
+
+    def committed(self, checkpoint: Checkpoint) -> None:
+        """Tells of the newest checkpoint, in this report and all that follow."""
+        with self._changed:
+            self._checkpoint = checkpoint
+            self._offer()
+
+    def resumed(self, step: int | None, damaged: Sequence[str]) -> None:
+        """Tells from which step training went on, if it did, and which checkpoints it passed over as damaged."""
+        with self._changed:
+            self._resumed_from, self._damaged = step, tuple(damaged[:_MOST_DAMAGED])
+            self._offer()
+
+    def _offer(self) -> None:
+        self._sequence += 1
+        self._waiting = ProgressReport(
+            uid=self._uid,
+            attempt=self._attempt,
+            sequence=self._sequence,
+            stage=self._stage,
+            message=self._message[:_LONGEST_MESSAGE] or None,
+            progress=self._last_progress,
+            checkpoint=self._checkpoint,
+            resumed_from_step=self._resumed_from,
+            damaged=self._damaged or None,
+        )
+        self._changed.notify()
 
     def close(self, timeout: float = 5.0) -> None:
         """Gives the last report ``timeout`` seconds to arrive, then gives up."""
@@ -137,6 +161,12 @@ class SilentReporter:
     """Takes the place of a reporter where nobody listens: on every rank but 0, and without an operator."""
 
     def report(self, stage: Stage, message: str | None = None, progress: Progress | None = None) -> None:
+        """Does nothing."""
+
+    def committed(self, checkpoint: Checkpoint) -> None:
+        """Does nothing."""
+
+    def resumed(self, step: int | None, damaged: Sequence[str]) -> None:
         """Does nothing."""
 
     def close(self, timeout: float = 5.0) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from finetune_trainer.errors import Preempted
@@ -16,7 +18,7 @@ _PR_SET_PDEATHSIG = 1
 
 def preempted() -> Preempted:
     """The failure of a process that was asked to stop."""
-    return Preempted("the pod was asked to stop before training was done", "nothing: training is started again")
+    return Preempted("the pod was asked to stop before training was done", "nothing: it is started again")
 
 
 class StopRequest:
@@ -24,6 +26,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received = False
+        self._deferred = False
 
     def install(self) -> None:
         for number in _SIGNALS:
@@ -36,7 +39,22 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self.received = not self.received, True
-        if first:
+        if first and not self._deferred:
+            raise Terminated
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While in it, a signal is only noted in ``received``: whoever is in there looks at it at places of its own.
+
+        Raises:
+            Terminated: on the way out, when a signal arrived too late to be looked at.
+        """
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        if self.received:
             raise Terminated
 
 

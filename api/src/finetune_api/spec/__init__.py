@@ -1,6 +1,7 @@
 """The FineTuneJob's spec. These models are the source of the CRD: docstrings and descriptions become its help."""
 
 from finetune_api.spec.access import AddressingStyle, HubAccess, S3Access, SecretKeyReference, SecretReference
+from finetune_api.spec.checkpoint import CheckpointSpec
 from finetune_api.spec.dataset import (
     ChecksSpec,
     DataFormat,
@@ -32,6 +33,7 @@ __all__ = [
     "MAX_NAME_LENGTH",
     "AddressingStyle",
     "ArtifactForm",
+    "CheckpointSpec",
     "ChecksSpec",
     "DataFormat",
     "DataSource",

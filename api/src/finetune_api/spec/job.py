@@ -9,6 +9,7 @@ from pydantic import Field
 
 from finetune_api.base import Document, ResourceName, validations
 from finetune_api.spec.access import S3Access
+from finetune_api.spec.checkpoint import CheckpointSpec
 from finetune_api.spec.dataset import DataFormat, DatasetSpec
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.hyperparameters import HyperparametersSpec
@@ -181,12 +182,21 @@ class FineTuneJobSpec(Document):
             json_schema_extra=_immutable("evaluation"),
         ),
     ]
+    checkpoint: Annotated[
+        CheckpointSpec,
+        Field(
+            default_factory=CheckpointSpec,
+            description="When training is saved. It does not change the result.",
+            json_schema_extra=_immutable("checkpoint"),
+        ),
+    ]
     output: Annotated[OutputSpec, Field(description="Where the result goes.", json_schema_extra=_immutable("output"))]
     suspend: Annotated[
         bool,
         Field(
             default=False,
-            description="true ends the pods and frees their resources; false starts again from the first step.",
+            description="true saves a checkpoint, ends the pods and frees their resources; false goes on from that "
+            "checkpoint.",
         ),
     ]
     backoff_limit: Annotated[

@@ -17,6 +17,8 @@ from finetune_trainer.storage.s3errors import missing_bucket
 
 # Objects that are being written; no key of ours begins so.
 _PARTIAL = ".partial-"
+# Temporary files are private; an object is as readable as its folder lets it be.
+_READABLE = 0o644
 
 
 class FolderStore:
@@ -60,6 +62,39 @@ class FolderStore:
         with self._new(location) as target:
             target.write(content)
 
+    def put_new(self, location: S3Location, content: bytes) -> bool:
+        path = self._path(location)
+        with self._words(location):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=path.parent, prefix=_PARTIAL) as target:
+                target.write(content)
+                target.flush()
+                os.fchmod(target.fileno(), _READABLE)
+                try:
+                    # Unlike a rename, a link does not replace what is there.
+                    os.link(target.name, path)
+                except FileExistsError:
+                    return False
+        return True
+
+    def write(self, location: S3Location, content: memoryview) -> None:
+        with self._new(location) as target:
+            target.write(content)
+
+    def read_into(self, location: S3Location, start: int, target: memoryview) -> None:
+        with self._words(location), self._path(location).open("rb", buffering=0) as file:
+            file.seek(start)
+            if file.readinto(target) != len(target):
+                raise StorageError(f"{location} ends before byte {start + len(target)}", "write the object again")
+
+    def abort_uploads(self, prefix: S3Location) -> int:
+        folder = self._path(prefix)
+        with self._words(prefix):
+            partial = [path for path in folder.rglob(f"{_PARTIAL}*") if path.is_file()]
+            for path in partial:
+                path.unlink(missing_ok=True)
+            return len(partial)
+
     def delete(self, location: S3Location) -> None:
         bucket, path = self._root / location.bucket, self._path(location)
         with self._words(location):
@@ -85,8 +120,9 @@ class FolderStore:
             with NamedTemporaryFile(dir=path.parent, prefix=_PARTIAL, delete=False) as target:
                 try:
                     yield target.file
-                    # Temporary files are private; an object is as readable as its folder lets it be.
-                    os.fchmod(target.fileno(), 0o644)
+                    # What is still in the buffer would come after the name.
+                    target.flush()
+                    os.fchmod(target.fileno(), _READABLE)
                     os.replace(target.name, path)
                 except BaseException:
                     os.unlink(target.name)

@@ -50,6 +50,18 @@ class ObjectStore(Protocol):
     def put(self, location: S3Location, content: bytes) -> None:
         """Writes a small object."""
 
+    def put_new(self, location: S3Location, content: bytes) -> bool:
+        """Writes a small object unless there is one already; False when there is."""
+
+    def write(self, location: S3Location, content: memoryview) -> None:
+        """Writes an object of any size straight from memory, in parts when it is large."""
+
+    def read_into(self, location: S3Location, start: int, target: memoryview) -> None:
+        """Fills ``target`` from ``start`` of an object; StorageError when the object does not reach so far."""
+
+    def abort_uploads(self, prefix: S3Location) -> int:
+        """Removes what broken uploads below ``prefix/`` left behind; returns how many there were."""
+
     def delete(self, location: S3Location) -> None:
         """Deletes an object; nothing happens when there is none."""
 

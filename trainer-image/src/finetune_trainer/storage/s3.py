@@ -6,6 +6,7 @@ start-up time. Every error of theirs leaves as a :class:`TrainerError` in words.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -27,10 +28,11 @@ from botocore.parsers import ResponseParserError
 from finetune_api.plan import RunPlan, StoreAccess
 from finetune_api.spec import AddressingStyle
 from finetune_api.uris import S3Location
-from finetune_trainer.errors import TrainerError, UserError
+from finetune_trainer.errors import StorageError, TrainerError, UserError
 from finetune_trainer.storage.folder import FolderStore
 from finetune_trainer.storage.interface import CHUNK_BYTES, ObjectStore, StoredObject, StoreFields, fields_of
 from finetune_trainer.storage.s3errors import (
+    EXISTS,
     NOT_FOUND,
     Refusal,
     missing_bucket,
@@ -188,6 +190,42 @@ class S3Store:
     def put(self, location: S3Location, content: bytes) -> None:
         with self._words(location):
             self._client.put_object(Bucket=location.bucket, Key=location.key, Body=content)
+
+    def put_new(self, location: S3Location, content: bytes) -> bool:
+        with self._words(location):
+            try:
+                self._client.put_object(Bucket=location.bucket, Key=location.key, Body=content, IfNoneMatch="*")
+            except ClientError as error:
+                if _answer(error).code in EXISTS:
+                    return False
+                raise
+        return True
+
+    def write(self, location: S3Location, content: memoryview) -> None:
+        if len(content) < _PARTS_BYTES:
+            self.put(location, bytes(content))
+            return
+        with self._parts(location) as manager:
+            manager.upload(io.BytesIO(content), location.bucket, location.key).result()
+
+    def read_into(self, location: S3Location, start: int, target: memoryview) -> None:
+        content = self.read(location, start, len(target))
+        if len(content) != len(target):
+            raise StorageError(f"{location} ends before byte {start + len(target)}", "write the object again")
+        target[:] = content
+
+    def abort_uploads(self, prefix: S3Location) -> int:
+        aborted = 0
+        with self._words(prefix):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=prefix.bucket, Prefix=f"{prefix.key}/"
+            )
+            for upload in [upload for page in pages for upload in page.get("Uploads", ())]:
+                self._client.abort_multipart_upload(
+                    Bucket=prefix.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
+                aborted += 1
+        return aborted
 
     def delete(self, location: S3Location) -> None:
         with self._words(location):

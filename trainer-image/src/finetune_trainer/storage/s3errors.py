@@ -13,6 +13,8 @@ from finetune_trainer.errors import StorageError, TrainerError, UserError
 from finetune_trainer.storage.interface import StoreFields
 
 NOT_FOUND = frozenset({"404", "NoSuchKey"})
+# Answers to a conditional write: there is such an object, or another writer is about to make it.
+EXISTS = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 _NO_BUCKET = frozenset({"NoSuchBucket", "InvalidBucketName"})
 _UNKNOWN_KEY = frozenset({"InvalidAccessKeyId", "InvalidClientTokenId"})
 _EXPIRED = frozenset({"InvalidToken", "ExpiredToken", "TokenRefreshRequired"})

@@ -15,6 +15,7 @@ from peft import PeftModel
 from finetune_api.plan import gradient_accumulation_steps
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_trainer.training.batches import MicroBatch
+from finetune_trainer.training.engine_state import EngineState
 from finetune_trainer.training.optimizers import build_optimizer
 from finetune_trainer.training.scoring import Scorer, Wanted
 
@@ -124,6 +125,10 @@ class Engine:
         local = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
         torch.distributed.all_reduce(local)
         return [float(value) for value in local]
+
+    def state(self) -> EngineState:
+        """What a checkpoint has to hold of the engine."""
+        return EngineState(self._model, self._engine)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -27,8 +27,8 @@ from finetune_trainer.workspace import Workspace, workspace_of
 
 logger = logging.getLogger(__name__)
 
-# Seconds between SIGTERM and SIGKILL for the workers; below the 30 s that Kubernetes gives the pod by default.
-_SHUTDOWN_SECONDS = 15
+# What the launcher needs of the grace period to say how the workers ended.
+_LAST_WORDS_SECONDS = 5
 _SIGNALLED = 128
 
 
@@ -102,7 +102,7 @@ def torchrun_arguments(plan: RunPlan, node: int, plan_file: str, timeout: float)
         f"--master-port={world.master_port}",
         f"--rdzv-conf=timeout={max(1, round(timeout))}",
         "--max-restarts=0",
-        f"--shutdown-timeout={_SHUTDOWN_SECONDS}",
+        f"--shutdown-timeout={plan.spec.checkpoint.grace_period_seconds - _LAST_WORDS_SECONDS}",
         "--module",
         "finetune_trainer",
         "worker",

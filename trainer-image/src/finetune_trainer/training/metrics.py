@@ -101,10 +101,12 @@ def log_line(metrics: StepMetrics) -> str:
 
 
 class MetricsFile:
-    """metrics.jsonl: one line per step and per evaluation, flushed at once."""
+    """metrics.jsonl: one line per step and per evaluation, flushed at once; ``before`` is of earlier attempts."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, before: Sequence[StepMetrics | EvaluationMetrics] = ()) -> None:
         self._file: TextIO = path.open("w", encoding="utf-8")
+        for metrics in before:
+            self.write(metrics)
 
     def write(self, metrics: StepMetrics | EvaluationMetrics) -> None:
         self._file.write(json.dumps(_record(metrics)) + "\n")

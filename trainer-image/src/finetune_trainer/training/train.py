@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -26,7 +27,10 @@ from finetune_trainer.errors import Diverged
 from finetune_trainer.models.load import build_model
 from finetune_trainer.models.parameters import Parameters, count_parameters
 from finetune_trainer.progress import Reporter
+from finetune_trainer.signals import StopRequest
 from finetune_trainer.training.batches import BatchOrder, held_out_batch
+from finetune_trainer.training.checkpoints.history import History
+from finetune_trainer.training.checkpoints.session import Checkpoints, Rank
 from finetune_trainer.training.engine import Engine
 from finetune_trainer.training.evaluate import evaluate
 from finetune_trainer.training.heartbeat import AnyPulse, NoPulse, Phase
@@ -87,6 +91,7 @@ class Training:
         place: Place,
         reporter: Reporter,
         pulse: AnyPulse | None = None,
+        stop: StopRequest | None = None,
     ) -> None:
         self.stage = Stage.TRAIN
         self._pulse = pulse or NoPulse()
@@ -97,9 +102,12 @@ class Training:
         self._objective: Objective[TokenizedSplit] = objective_of(plan.spec, continued=self._adapter is not None)
         self._pace = Pace(place.rank, place.world_size)
         self._parameters: Parameters | None = None
-        self._steps: list[StepMetrics] = []
-        self._evaluations: list[EvaluationMetrics] = []
         self._stopped_at: int | None = None
+        self._stop = stop or StopRequest()
+        rank = Rank(place.rank, place.world_size, place.device)
+        kept = workspace.artifact if self._keeps_best and place.rank == 0 else None
+        self.checkpoints = Checkpoints(plan, prepared, rank, os.environ, self._stop, reporter, self._pulse, kept)
+        self._history = History()
         self._title = f"{plan.job.namespace}/{plan.job.name}, attempt {plan.attempt}"
 
     def run(self, splits: Splits) -> Trained:
@@ -118,38 +126,47 @@ class Training:
         # Dropout must differ between the ranks; everything before this line must not.
         torch.manual_seed(self._spec.hyperparameters.seed + 1 + self._place.rank)
         engine = Engine(model, self._spec, self._place.rank, self._place.world_size, self._place.device)
-        metrics = MetricsFile(self._workspace.metrics) if self._place.rank == 0 else None
-        try:
-            self._train(engine, splits, metrics)
-        finally:
-            if metrics:
-                metrics.close()
-        if not self._keeps_best:
-            self._export(engine)
-        if self._place.rank == 0:
+        leader = self._place.rank == 0
+        order = self._order(splits.train)
+        # What an objective wants of the model as it was before the first step, it cannot find in a later one.
+        self._before_training(engine, splits, order)
+        self._history = self.checkpoints.resume(engine.state())
+        metrics = MetricsFile(self._workspace.metrics, self._history.records()) if leader else None
+        with self._stop.deferred():
+            try:
+                self._train(engine, splits, order, metrics)
+            finally:
+                if metrics:
+                    metrics.close()
+            if not self._keeps_best:
+                self._export(engine)
+            self.checkpoints.finish()
+        if leader:
             self._write_records()
         curve = tuple((step.step, step.loss) for step in thinned(self._steps, _CURVE_POINTS))
         return Trained(kind_of(model, self._spec), self._evaluation(), curve)
 
-    def _train(self, engine: Engine, splits: Splits, metrics: MetricsFile | None) -> None:
+    def _train(
+        self, engine: Engine, splits: Splits, order: BatchOrder | PackedOrder, metrics: MetricsFile | None
+    ) -> None:
         options, total = self._spec.evaluation, self._prepared.steps
-        order = self._order(splits.train)
-        self._before_training(engine, splits, order)
-        self._evaluate(engine, splits, metrics, 0)
+        first = len(self._steps)
         started = time.perf_counter()
-        for step in range(total):
+        for step in range(first, total):
+            if step == 0 or (options.every_steps and step % options.every_steps == 0):
+                self._evaluate(engine, splits, metrics, step)
+                if step and self._leader_says(engine, exhausted(self._evaluations, options.early_stopping)):
+                    self._stop_early(step)
+                    return
             self._pulse.step(step)
             measured = self._step(engine, splits, order, step)
             self._pace.end_step(engine.sum_over_ranks)
             self._steps.append(measured)
-            self._publish_step(metrics, measured, (time.perf_counter() - started) / (step + 1))
+            self._publish_step(metrics, measured, (time.perf_counter() - started) / (step + 1 - first))
             self._check_bound()
-            if options.every_steps and (step + 1) % options.every_steps == 0 and step + 1 < total:
-                self._evaluate(engine, splits, metrics, step + 1)
-                if self._leader_says(engine, exhausted(self._evaluations, options.early_stopping)):
-                    self._stop_early(step + 1)
-                    return
+            self.checkpoints.after_step(step + 1)
         self.stage = Stage.EVALUATE
+        self.checkpoints.begin_last()
         self._evaluate(engine, splits, metrics, total)
 
     @property
@@ -159,6 +176,7 @@ class Training:
 
     def _stop_early(self, step: int) -> None:
         self.stage, self._stopped_at = Stage.EVALUATE, step
+        self.checkpoints.begin_last()
         if self._place.rank == 0:
             lowest = best(self._evaluations)
             logger.info("stopped after step %d: no improvement since step %d", step, lowest.step if lowest else 0)
@@ -185,6 +203,14 @@ class Training:
 
     def _alive(self) -> None:
         self._pulse.enter(Phase.EVALUATE)
+
+    @property
+    def _steps(self) -> list[StepMetrics]:
+        return self._history.steps
+
+    @property
+    def _evaluations(self) -> list[EvaluationMetrics]:
+        return self._history.evaluations
 
     def _order(self, split: TokenizedSplit) -> BatchOrder | PackedOrder:
         options = self._spec.hyperparameters
@@ -213,7 +239,7 @@ class Training:
             totals.add(measured)
             engine.backward(mean_loss(measured, units))
             engine.end_micro_batch(learning_rate)
-        means = totals.means(engine, units)
+        means = totals.means(self.checkpoints.voting(engine, step + 1), units)
         self._check(means.loss, f"the training loss of step {step + 1}")
         grad_norm = engine.grad_norm()
         self._check(grad_norm, f"the gradient norm of step {step + 1}")
@@ -239,11 +265,12 @@ class Training:
         self._reporter.report(Stage.TRAIN, progress=progress)
 
     def _evaluate(self, engine: Engine, splits: Splits, metrics: MetricsFile | None, step: int) -> None:
-        if splits.validation is None:
+        if splits.validation is None or any(done.step == step for done in self._evaluations):
             return
         self._pulse.enter(Phase.EVALUATE)
         self._reporter.report(self.stage, f"evaluating {len(splits.validation)} held-out rows after step {step}")
-        means = evaluate(engine, self._objective, splits.validation, len(splits.validation))
+        count, pause = len(splits.validation), self.checkpoints.stop_if_asked
+        means = evaluate(engine, self._objective, splits.validation, count, pause)
         self._check(means.loss, f"the held-out loss after step {step}")
         measures = with_perplexity(self._spec.method.objective, means.loss, means.metrics)
         self._evaluations.append(EvaluationMetrics(step, means.loss, measures))

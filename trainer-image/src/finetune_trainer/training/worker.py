@@ -17,7 +17,7 @@ from finetune_api.plan import RunPlan
 from finetune_api.results import Prepared
 from finetune_trainer.artifact.modelcard import MODEL_CARD, model_card
 from finetune_trainer.data.splits import Splits, open_splits
-from finetune_trainer.errors import RendezvousFailed, TrainerError
+from finetune_trainer.errors import Preempted, RendezvousFailed, TrainerError
 from finetune_trainer.failures import as_trainer_error
 from finetune_trainer.outcome import Terminated, failed
 from finetune_trainer.progress import Reporter, open_reporter
@@ -38,12 +38,17 @@ def main(plan: RunPlan) -> int:
     rank = int(os.environ.get("RANK", "0"))
     workspace = workspace_of(os.environ)
     write_stacks_on_signal(workspace.stacks(rank))
-    worker = Worker(plan, workspace, rank, Pulse(workspace.heartbeat(rank), hang_limit(os.environ)))
+    worker = Worker(plan, workspace, rank, Pulse(workspace.heartbeat(rank), hang_limit(os.environ)), stop)
     try:
         outcome = worker.run()
     except (Exception, Terminated) as error:
         stop.ignore_further()
-        cause = as_trainer_error(error, rank) if isinstance(error, Exception) and not stop.received else preempted()
+        saved = isinstance(error, Preempted)
+        cause = (
+            as_trainer_error(error, rank)
+            if isinstance(error, Exception) and (saved or not stop.received)
+            else preempted()
+        )
         outcome, code = failed(worker.stage, cause, os.environ)
         workspace.outcome(rank).write_text(outcome.to_json())
         worker.reporter.close()
@@ -51,6 +56,13 @@ def main(plan: RunPlan) -> int:
     stop.ignore_further()
     workspace.outcome(rank).write_text(outcome.to_json())
     return ExitCode.SUCCESS
+
+
+def _cause(error: Exception | Terminated, rank: int, stop: StopRequest) -> Exception:
+    if isinstance(error, Preempted):
+        return error
+    # What follows a signal, such as a peer that was stopped a little earlier, is no cause of its own.
+    return preempted() if stop.received or isinstance(error, Terminated) else as_trainer_error(error, rank)
 
 
 def _exit_at_once(code: int) -> NoReturn:
@@ -63,11 +75,11 @@ def _exit_at_once(code: int) -> NoReturn:
 class Worker:
     """The work of one rank, and the stage it is in."""
 
-    def __init__(self, plan: RunPlan, workspace: Workspace, rank: int, pulse: AnyPulse) -> None:
+    def __init__(self, plan: RunPlan, workspace: Workspace, rank: int, pulse: AnyPulse, stop: StopRequest) -> None:
         self.stage = Stage.TRAIN
         self._pulse = pulse
         self.reporter: Reporter = open_reporter(plan, rank)
-        self._plan, self._workspace, self._rank = plan, workspace, rank
+        self._plan, self._workspace, self._rank, self._stop = plan, workspace, rank, stop
 
     def run(self) -> StageOutcome:
         """Trains; rank 0 then publishes, alone, so that the others' pods need not wait for the upload.
@@ -87,12 +99,14 @@ class Worker:
             return StageOutcome(stage=Stage.TRAIN)
         self.stage = Stage.PUBLISH
         outcome = self._publish(prepared, trained)
+        self._checkpoints.remove()
         self.reporter.report(Stage.PUBLISH, "published and verified")
         self.reporter.close()
         return outcome
 
     def _train(self, prepared: Prepared, place: Place) -> Trained:
-        training = Training(self._plan, prepared, self._workspace, place, self.reporter, self._pulse)
+        training = Training(self._plan, prepared, self._workspace, place, self.reporter, self._pulse, self._stop)
+        self._checkpoints = training.checkpoints
         try:
             return training.run(load_splits(self._workspace, prepared))
         finally:

@@ -1,0 +1,246 @@
+"""Checkpoints in a store: what is written can be read, and no damage goes unseen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune_api.plan import StoreAccess
+from finetune_api.reports import Checkpoint
+from finetune_api.uris import S3Location
+from finetune_trainer.errors import StorageError
+from finetune_trainer.storage.interface import StoreFields
+from finetune_trainer.storage.s3 import open_store
+from finetune_trainer.training.checkpoints import loading
+from finetune_trainer.training.checkpoints.folders import Folders
+from finetune_trainer.training.checkpoints.format import COMMITTED, Manifest, Slice, folder_name, step_of
+from finetune_trainer.training.checkpoints.history import History, load_history
+from finetune_trainer.training.checkpoints.kept import Kept
+from finetune_trainer.training.checkpoints.loading import Damaged, Loader
+from finetune_trainer.training.checkpoints.saving import Pending, Run, Saver
+from finetune_trainer.training.checkpoints.slicing import Incompatible
+from finetune_trainer.training.checkpoints.snapshot import Snapshot
+from finetune_trainer.training.engine_state import LivePart
+from finetune_trainer.training.metrics import EvaluationMetrics, StepMetrics
+
+RUN_ID = "r-" + "0" * 20
+PREFIX = S3Location("bucket", "runs/_checkpoints")
+SIZE = 10
+HISTORY = History(
+    [StepMetrics(1, 2, 0.5, 3.25, 1e-3, 0.1, 64, 0.25, {"tokenAccuracy": 0.5})], [EvaluationMetrics(0, 3.5, {})]
+)
+
+
+def live(rank: int = 0, world_size: int = 1, fill: float = 0.0, *, fresh: bool = False) -> LivePart:
+    """One flat partition of a parameter of SIZE elements, as one rank holds it; a fresh one has no state yet."""
+    width = SIZE // world_size
+    weights = torch.arange(rank * width, (rank + 1) * width, dtype=torch.float32) + fill
+    own = Slice(parameter="weight", start=rank * width, length=width, offset=0)
+    state = {} if fresh else {"step": torch.tensor(3.0), "exp_avg": weights * 2, "count": 7}
+    return LivePart(weights=weights, slices=(own,), stated=weights, state=state, options={"lr": 0.5})
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    (tmp_path / "store" / "bucket").mkdir(parents=True)
+    access = StoreAccess(endpoint_url=f"file://{tmp_path}/store")
+    return Folders(open_store(access, {}, StoreFields("spec.output.destination", "spec.output.s3")), PREFIX)
+
+
+def save(folders: Folders, step: int, world_size: int = 1, keep: int = 10, kept: Kept | None = None) -> str:
+    """Saves one checkpoint from all ranks, as their threads do."""
+    told: list[Checkpoint] = []
+    name = folder_name(step, "ab12")
+    savers = []
+    for rank in reversed(range(world_size)):
+        snapshot = Snapshot(rank, pinned=False)
+        random = {"cpu": torch.arange(16, dtype=torch.uint8)}
+        describe = snapshot.take([live(rank, world_size)], random)
+        saver = Saver(folders, Run(RUN_ID, 1, world_size, rank, keep), told.append)
+        saver.begin(Pending(step, name, snapshot.content, describe, HISTORY.dump, kept if rank == 0 else None))
+        savers.append(saver)
+    assert [saver.wait_for_upload() or saver.wait_for_commit() for saver in savers] == [None] * world_size
+    assert [(checkpoint.step, checkpoint.world_size) for checkpoint in told] == [(step, world_size)]
+    return name
+
+
+def read(folders: Folders, name: str, rank: int = 0, world_size: int = 1) -> LivePart:
+    """Loads into a fresh partition of zeros."""
+    manifest = folders.manifest(name, RUN_ID)
+    assert manifest
+    part = live(rank, world_size, fresh=True)
+    part.weights.zero_()
+    loader = Loader(folders.store, folders.place(name), manifest, rank, world_size)
+    assert load_history(loader.history()) == HISTORY
+    loader.load([part]).put_back([part])
+    return part
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (2, 2), (1, 2), (2, 1), (5, 2)])
+def test_state_comes_back_on_any_number_of_processes(folders: Folders, before: int, after: int) -> None:
+    name = save(folders, 3, before)
+    for rank in range(after):
+        part, expected = read(folders, name, rank, after), live(rank, after)
+        assert torch.equal(part.weights, expected.weights)
+        assert torch.equal(part.state["exp_avg"], expected.state["exp_avg"])
+        assert part.state["step"] == 3.0
+        assert (part.state["count"], part.options["lr"]) == (7, 0.5)
+
+
+def test_random_state_comes_back_on_the_same_number_only(folders: Folders) -> None:
+    name = save(folders, 3)
+    manifest = folders.manifest(name, RUN_ID)
+    assert manifest
+    same = Loader(folders.store, folders.place(name), manifest, 0, 1).load([live()])
+    assert same.random["cpu"].tolist() == list(range(16))
+    assert Loader(folders.store, folders.place(name), manifest, 0, 2).load([live(0, 2)]).random == {}
+
+
+def test_shard_is_a_safetensors_file(folders: Folders, tmp_path: Path) -> None:
+    name = save(folders, 3)
+    tensors = load_file(tmp_path / "store" / "bucket" / PREFIX.key / name / "rank-00000.safetensors")
+    assert sorted(tensors) == ["0.exp_avg", "0.master", "random.cpu"]
+    assert torch.equal(tensors["0.master"], live().weights)
+
+
+def test_state_of_one_partition_cannot_be_shared_out(folders: Folders) -> None:
+    part, snapshot = live(), Snapshot(0, pinned=False)
+    part.state["absmax"] = torch.ones(3)
+    describe = snapshot.take([part], {})
+    saver = Saver(folders, Run(RUN_ID, 1, 1, 0, 1), lambda _: None)
+    name = folder_name(1, "ab")
+    saver.begin(Pending(1, name, snapshot.content, describe, HISTORY.dump))
+    assert saver.wait_for_commit() is None
+    assert torch.equal(read(folders, name).state["absmax"], torch.ones(3))
+    with pytest.raises(Incompatible, match="absmax cannot be shared out anew among 2 processes"):
+        read(folders, name, 0, 2)
+
+
+def damages(content: bytes, blocks: int) -> Iterator[Callable[[Path], object]]:
+    """Truncations and flipped bits at the boundaries of a file's blocks."""
+    last = len(content) - 1
+    edges = [edge + shift for edge in range(0, len(content) + blocks, blocks) for shift in (-1, 0)]
+    places = sorted({max(0, min(last, place)) for place in edges})
+    yield Path.unlink
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << (place % 8)
+        for damaged in (content[:place], bytes(flipped)):
+            yield partial(Path.write_bytes, data=damaged)
+
+
+def test_every_damage_is_seen(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Small blocks, so that a small file has many boundaries.
+    for module in ("format", "loading", "saving", "slicing", "snapshot", "kept"):
+        monkeypatch.setattr(f"finetune_trainer.training.checkpoints.{module}.BLOCK_BYTES", 64)
+    source = tmp_path / "artifact"
+    source.mkdir()
+    (source / "weights").write_bytes(bytes(range(200)))
+    name = save(folders, 3, 2, kept=Kept(source_after_freeze(source)))
+    folder = tmp_path / "store" / "bucket" / PREFIX.key / name
+    manifest = folders.manifest(name, RUN_ID)
+    assert manifest
+    seen = 0
+    for file in manifest.files:
+        path = folder / file.name
+        content = path.read_bytes()
+        for damage in damages(content, loading.BLOCK_BYTES):
+            damage(path)
+            with pytest.raises(Damaged):
+                read_all(folders, name, manifest, tmp_path / "restored")
+            path.write_bytes(content)
+            seen += 1
+    read_all(folders, name, manifest, tmp_path / "restored")
+    assert (tmp_path / "restored" / "weights").read_bytes() == bytes(range(200))
+    assert seen > 50
+
+
+def source_after_freeze(folder: Path) -> Path:
+    Kept(folder).freeze()
+    return folder
+
+
+def read_all(folders: Folders, name: str, manifest: Manifest, restored: Path) -> None:
+    """What all ranks of a resume read together."""
+    place = folders.place(name)
+    for rank in range(2):
+        loader = Loader(folders.store, place, manifest, rank, 2)
+        loader.load([live(rank, 2)])
+        loader.history()
+    Kept(restored).restore(folders.store, place, manifest)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace(RUN_ID, "r-" + "1" * 20),
+        lambda text: json.dumps(json.loads(text) | {"step": 4}),
+        lambda text: json.dumps(json.loads(text) | {"shards": []}),
+        lambda text: json.dumps(json.loads(text) | {"format": 2}),
+        lambda text: "[]",
+    ],
+    ids=["cut", "another run", "another step", "missing shards", "another format", "no document"],
+)
+def test_manifest_that_does_not_fit_is_not_used(folders: Folders, change: Callable[[str], str]) -> None:
+    name = save(folders, 3)
+    place = folders.place(name).child(COMMITTED)
+    folders.store.put(place, change(folders.store.read(place).decode()).encode())
+    assert folders.manifest(name, RUN_ID) is None
+
+
+def test_only_the_newest_are_kept(folders: Folders) -> None:
+    names = [save(folders, step, keep=2) for step in (1, 2, 10)]
+    assert folders.committed() == [names[2], names[1]]
+    assert set(folders.listed()) == set(names[1:])
+
+
+def test_what_was_never_committed_does_not_count_and_is_removed(folders: Folders, tmp_path: Path) -> None:
+    name = save(folders, 1)
+    broken = folder_name(2, "cd")
+    folders.store.put(folders.place(broken).child("rank-00000.safetensors"), b"half")
+    stray = tmp_path / "store" / "bucket" / PREFIX.key / broken / ".partial-x"
+    stray.write_bytes(b"quarter")
+    assert folders.committed() == [name]
+    folders.remove_leftovers()
+    assert set(folders.listed()) == {name}
+    assert not stray.exists()
+    folders.remove_all()
+    assert folders.listed() == {}
+
+
+def test_a_folder_is_committed_once(folders: Folders) -> None:
+    name = save(folders, 1)
+    manifest = folders.manifest(name, RUN_ID)
+    assert manifest
+    with pytest.raises(StorageError, match="exists already"):
+        folders.commit(name, manifest.model_copy(update={"created": datetime.now(UTC)}))
+
+
+def test_rank_0_does_not_wait_for_a_part_that_will_not_come(folders: Folders) -> None:
+    snapshot = Snapshot(0, pinned=False)
+    describe = snapshot.take([live(0, 2)], {})
+    saver = Saver(folders, Run(RUN_ID, 1, 2, 0, 1), lambda _: None)
+    saver.begin(Pending(1, folder_name(1, "ab"), snapshot.content, describe, HISTORY.dump))
+    assert saver.wait_for_upload() is None
+    saver.give_up()
+    assert isinstance(saver.wait_for_commit(), StorageError)
+    assert folders.committed() == []
+
+
+@pytest.mark.parametrize(("folder", "step"), [(folder_name(12, "ab"), 12), ("step-x-1", None), ("other", None)])
+def test_step_of_a_folder(folder: str, step: int | None) -> None:
+    assert step_of(folder) == step
+
+
+@pytest.mark.parametrize("line", ["[1]", "{}", '["step", {}]', '["other", {}]', "x"])
+def test_history_of_another_version_is_refused(line: str) -> None:
+    with pytest.raises(Incompatible):
+        load_history(line.encode())

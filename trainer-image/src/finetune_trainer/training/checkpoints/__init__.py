@@ -1,0 +1,1 @@
+"""Checkpoints: training that goes on where it was, on any number of processes."""

@@ -1,0 +1,134 @@
+"""What a checkpoint consists of, in JSON beside the raw values: no code, no pickles, no world size in the layout.
+
+A checkpoint is a folder: ``rank-N.safetensors`` of each process, ``rank-N.json`` that describes it, ``history.jsonl``
+with the metrics so far, files to carry along below ``kept/``, and ``COMMITTED``, which repeats all descriptions and is
+written last. Without it the rest is the remains of a broken upload. Values are named by parameter and flat range, so
+that any world size finds its own part.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from finetune_api.base import Document
+from finetune_api.results import RunId
+
+FORMAT = 1
+COMMITTED = "COMMITTED"
+HISTORY = "history.jsonl"
+KEPT = "kept"
+# Unit of checksums and of reading: each is verified before any value in it is used.
+BLOCK_BYTES = 8 << 20
+MASTER = "master"
+RANDOM = "random"
+
+Bytes = Annotated[int, Field(ge=0)]
+Scalar = int | float | bool
+
+
+class Slice(Document):
+    """Elements ``start`` to ``start + length`` of a flattened parameter, at ``offset`` of a flat vector."""
+
+    parameter: str
+    start: Bytes
+    length: Bytes
+    offset: Bytes
+
+
+class Vector(Document):
+    """One flat vector in the file: ``begin`` in bytes, ``dtype`` and ``shape`` as safetensors has them."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: Bytes
+    length: Annotated[Bytes, Field(description="Bytes.")]
+
+
+class Part(Document):
+    """One flat partition of the master weights with the optimizer's state for it.
+
+    Vectors with as many elements as the partition are sliced like it; others belong to this very partition.
+    """
+
+    elements: Bytes
+    slices: tuple[Slice, ...]
+    vectors: tuple[Vector, ...]
+    scalars: dict[str, Scalar] = Field(default_factory=dict)
+    numbers: dict[str, Scalar] = Field(default_factory=dict)
+    options: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class StoredFile(Document):
+    """An object of the checkpoint. ``sums`` are checksums of its blocks of BLOCK_BYTES, in hexadecimal."""
+
+    name: str
+    size: Bytes
+    sums: tuple[str, ...]
+
+
+class Shard(Document):
+    """What one process saved."""
+
+    rank: Annotated[int, Field(ge=0)]
+    file: StoredFile
+    parts: tuple[Part, ...]
+    random: tuple[Vector, ...] = ()
+
+
+class Manifest(Document):
+    """``COMMITTED``: everything that makes the checkpoint whole."""
+
+    format: int = FORMAT
+    run_id: Annotated[RunId, Field(alias="runID")]
+    step: Annotated[int, Field(ge=0, description="Optimizer steps done; also the position in the data.")]
+    world_size: Annotated[int, Field(ge=1)]
+    attempt: int
+    created: datetime
+    shards: tuple[Shard, ...]
+    history: StoredFile
+    kept: tuple[StoredFile, ...] = ()
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        return (*(shard.file for shard in self.shards), self.history, *self.kept)
+
+
+def shard_name(rank: int) -> str:
+    """Name of the file of one process."""
+    return f"rank-{rank:05d}.safetensors"
+
+
+def description_name(rank: int) -> str:
+    """Name of the JSON document beside it."""
+    return f"rank-{rank:05d}.json"
+
+
+def folder_name(step: int, writer: str) -> str:
+    """Name of a checkpoint's folder: it sorts by step. ``writer`` differs between the gangs that may write one step."""
+    return f"step-{step:09d}-{writer}"
+
+
+def step_of(folder: str) -> int | None:
+    """The step in a folder's name, or None when it is no checkpoint's."""
+    kind, _, rest = folder.partition("-")
+    step = rest.partition("-")[0]
+    return int(step) if kind == "step" and step.isdecimal() else None
+
+
+def header(vectors: dict[str, Vector], size: int) -> bytes:
+    """The safetensors header of vectors that begin behind it; padded to ``size`` bytes with its own length."""
+    entries: dict[str, Any] = {
+        name: {
+            "dtype": vector.dtype,
+            "shape": list(vector.shape),
+            "data_offsets": [vector.begin - size, vector.begin - size + vector.length],
+        }
+        for name, vector in vectors.items()
+    }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    return (size - 8).to_bytes(8, "little") + text.ljust(size - 8)
