@@ -6,6 +6,7 @@ import pytest
 
 from finetune_api import progression
 from finetune_api.outcomes import Stage
+from finetune_api.results import DataSummary
 from finetune_api.status import AttemptStatus, FineTuneJobStatus, StageStatus
 from support.builders import at, job, prepared
 
@@ -92,6 +93,26 @@ def test_plan_in_the_status() -> None:
     assert (status.plan.world_size, status.plan.gradient_accumulation_steps, status.plan.total_steps) == (4, 2, 5)
     (stage,) = status.stages
     assert stage.message == "40 rows, 1000 tokens, 2 truncated, 4 held out"
+
+
+def test_what_was_found_in_the_data_is_kept_and_told() -> None:
+    found = DataSummary(
+        report="s3://results/data-report.html",
+        source_rows=(47,),
+        refused=3,
+        duplicates=1,
+        near_duplicates=0,
+        validation_overlap=0,
+        without_loss=2,
+    )
+    known = prepared().model_copy(update={"data": found})
+    status = progression.with_prepared(EMPTY, job().spec, known, 1, at(0), at(3))
+    assert status.plan
+    assert status.plan.data == found
+    assert status.stages[0].message == "40 rows, 1000 tokens, 3 refused, 2 truncated, 4 held out"
+    again = progression.prepared_from(status, 1)
+    assert again is not None
+    assert again.data == found
 
 
 def test_an_adopted_result_is_not_remembered_as_prepared_input() -> None:

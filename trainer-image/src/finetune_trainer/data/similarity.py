@@ -21,7 +21,7 @@ _SHINGLE_BYTES = 8
 # More of a row says nothing new about whether it repeats another.
 _MAX_BYTES = 1 << 16
 # Keys that are sorted at a time, and read at a time.
-_PART_KEYS = 1 << 18
+_PART_KEYS = 1 << 16
 _CHUNK_KEYS = 1 << 16
 
 Keys = NDArray[np.uint64]
