@@ -72,3 +72,21 @@ def _paths(schema: dict[str, object], path: str) -> list[str]:
     properties = schema.get("properties", {})
     assert isinstance(properties, dict)
     return [path, *(found for name, child in properties.items() for found in _paths(child, f"{path}.{name}"))]
+
+
+def test_the_preferences_are_pairs_of_different_answers_to_different_questions() -> None:
+    lines = (EXAMPLES / "data" / "finetune-operator-preferences.jsonl").read_text().splitlines()
+    pairs = [json.loads(line) for line in lines]
+    assert len(pairs) >= 60
+    assert len({pair["prompt"] for pair in pairs}) == len(pairs)
+    for pair in pairs:
+        assert pair.keys() == {"prompt", "chosen", "rejected"}
+        assert all(text == text.strip() != "" for text in pair.values())
+        assert pair["chosen"] != pair["rejected"]
+
+
+def test_the_job_for_preferences_starts_from_the_demos() -> None:
+    [manifest] = select_jobs(load_documents((EXAMPLES / "smollm2-dpo.yaml").read_text())).jobs
+    spec = read_job(manifest, "smollm2-dpo.yaml").spec
+    assert (spec.model.source, spec.method.objective) == ("job://smollm2-lora", "dpo")
+    assert spec.method.lora is None
