@@ -86,11 +86,15 @@ def _normalized(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _with_object_default(schema: Schema, required: bool, origin: Schema) -> Schema:
-    """Groups of fields that all have defaults default to ``{}``, so that their fields' defaults apply."""
+    """Groups of fields that all may be left out default to these fields' defaults.
+
+    The API server would fill them into ``{}`` as well, but checks the rules of a default before it does.
+    """
     nullable = any(option.get("type") == "null" for option in origin.get("anyOf", ()))
     if required or nullable or schema.get("type") != "object" or "properties" not in schema:
         return schema
-    return schema | {"default": {}}
+    fields = schema["properties"].items()
+    return schema | {"default": {name: field["default"] for name, field in fields if "default" in field}}
 
 
 def schema_of(model: type[Any]) -> Schema:
