@@ -112,7 +112,7 @@ class Turns:
         self._tokens += tokens
         if len(self._losses) == self._block:
             cpu = time.process_time() - self._started
-            block = {"cpu": cpu, "tokens": self._tokens, "losses": self._losses, "rss": _largest_rss()}
+            block = {"cpu": cpu, "tokens": self._tokens, "losses": self._losses, "rss": largest_rss()}
             os.write(self._answers, (json.dumps(block) + "\n").encode())
             self._losses, self._tokens = [], 0
             self._wait()
@@ -122,7 +122,8 @@ class Turns:
         self._started = time.process_time()
 
 
-def _largest_rss() -> float:
+def largest_rss() -> float:
+    """Of this process, so far, in MiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, get_scheduler
 
-from finetune_api.spec import FineTuneJobSpec, HyperparametersSpec, LoraOptions, Objective, Precision, Tuning
+from finetune_api.spec import FineTuneJobSpec, HyperparametersSpec, LoraOptions, Objective, Optimizer, Precision, Tuning
 from finetune_trainer.training.batches import BatchOrder
 from finetune_trainer.training.packing import PackedOrder, pack
 from support.objective_reference import loss_of
@@ -81,9 +81,8 @@ def train_reference(
             parameter.data = parameter.data.to(base.dtype)
     names, weights = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
     masters = [weight.detach().float().clone().requires_grad_() for weight in weights]
-    optimizer = torch.optim.AdamW(
-        masters, lr=float(options.learning_rate), weight_decay=float(options.weight_decay), betas=(0.9, 0.999), eps=1e-8
-    )
+    kind = torch.optim.Adafactor if options.optimizer is Optimizer.ADAFACTOR else torch.optim.AdamW
+    optimizer = kind(masters, lr=float(options.learning_rate), weight_decay=float(options.weight_decay))
     scheduler = get_scheduler(options.schedule.value, optimizer, options.warmup_steps, steps)
     batches, everything = _batches(options, train), range(len(held_out))
     before, losses = loss_function(model, reference, held_out, everything).item(), []

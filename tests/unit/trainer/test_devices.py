@@ -54,4 +54,5 @@ def test_environment_on_cpu_keeps_deepspeed_off_the_gpus() -> None:
 def test_environment_on_gpus_makes_cublas_deterministic() -> None:
     environment = process_environment(Device.CUDA, 1)
     assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert environment["FLASH_ATTENTION_DETERMINISTIC"] == "1"
     assert "DS_ACCELERATOR" not in environment

@@ -42,4 +42,5 @@ def process_environment(device: Device, threads: int) -> dict[str, str]:
     if device is Device.CPU:
         return common | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     # cuBLAS is deterministic only with workspaces of a fixed size, set before its first call.
-    return common | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    # FlashAttention's backward pass adds up in the order of its blocks only if it is told to.
+    return common | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "FLASH_ATTENTION_DETERMINISTIC": "1"}
