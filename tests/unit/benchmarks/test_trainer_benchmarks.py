@@ -60,7 +60,7 @@ def test_a_table_replaces_what_stood_between_its_marks(tmp_path: Path) -> None:
 def test_the_page_quotes_every_result() -> None:
     page = PAGE.read_text()
     assert render(page, FOLDER) == page
-    ours = {"step_cost", "loss_head", "packing", "leakage", "startup"}
+    ours = {"step_cost", "loss_head", "packing", "leakage", "startup", "prepare"}
     assert all(f"<!-- {name}.json -->" in page for name in ours)
 
 
