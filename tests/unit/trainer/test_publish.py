@@ -213,6 +213,9 @@ class ForgetfulStore:
     def put(self, location: S3Location, content: bytes) -> None:
         self._store.put(location, content)
 
+    def abort_uploads(self, prefix: S3Location) -> int:
+        return self._store.abort_uploads(prefix)
+
     def delete(self, location: S3Location) -> None:
         self._store.delete(location)
 

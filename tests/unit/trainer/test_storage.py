@@ -66,6 +66,45 @@ def test_files_arrive_whole(place: Place, tmp_path: Path, size: int) -> None:
     assert target.read_bytes() == source.read_bytes()
 
 
+def test_an_object_is_made_once(place: Place) -> None:
+    location = S3Location(place.bucket, "COMMITTED")
+    assert place.store.put_new(location, b"first")
+    assert not place.store.put_new(location, b"second")
+    assert place.store.read(location) == b"first"
+
+
+@pytest.mark.parametrize("size", [0, 1000, (20 << 20) + 3], ids=["empty", "small", "in parts"])
+def test_memory_is_written_and_read_in_place(place: Place, size: int) -> None:
+    content, location = memoryview(os.urandom(size)), S3Location(place.bucket, "shard")
+    place.store.write(location, content)
+    assert place.store.read(location) == content
+    start = size // 3
+    target = memoryview(bytearray(size - start))
+    if target:
+        place.store.read_into(location, start, target)
+        assert target == content[start:]
+
+
+def test_reading_past_the_end_is_a_storage_error(place: Place) -> None:
+    place.put("short", b"0123")
+    with pytest.raises(StorageError, match="ends before byte 6"):
+        place.store.read_into(S3Location(place.bucket, "short"), 2, memoryview(bytearray(4)))
+
+
+def test_broken_uploads_are_removed_below_the_prefix_only(s3_place: Place) -> None:
+    store = s3_place.store
+    client = vars(type(store))["_client"].fget(store)
+    for key in ("runs/a/one", "runs/b/two"):
+        upload = client.create_multipart_upload(Bucket=s3_place.bucket, Key=key)
+        client.upload_part(
+            Bucket=s3_place.bucket, Key=key, UploadId=upload["UploadId"], PartNumber=1, Body=bytes(5 << 20)
+        )
+    assert store.abort_uploads(S3Location(s3_place.bucket, "runs/a")) == 1
+    left = client.list_multipart_uploads(Bucket=s3_place.bucket)["Uploads"]
+    assert [upload["Key"] for upload in left] == ["runs/b/two"]
+    assert store.abort_uploads(S3Location(s3_place.bucket, "runs/a")) == 0
+
+
 def test_a_missing_bucket_names_the_field(place: Place) -> None:
     location = S3Location("no-such-bucket", "key")
     expected = f"the bucket 'no-such-bucket' of spec.output.destination does not exist at {place.endpoint}"

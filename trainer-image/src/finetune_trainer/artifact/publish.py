@@ -112,6 +112,7 @@ def _manifest(
 def _upload(store: ObjectStore, folder: Path, prefix: S3Location, manifest: Manifest) -> None:
     wanted = {prefix.child(file.name): folder / file.name for file in manifest.files}
     # What an attempt that died left behind is no part of this artifact.
+    store.abort_uploads(prefix)
     for stray in [found.location for found in store.objects(prefix) if found.location not in wanted]:
         store.delete(stray)
     for location, path in wanted.items():

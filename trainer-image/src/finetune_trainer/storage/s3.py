@@ -43,6 +43,8 @@ from finetune_trainer.storage.s3errors import (
 
 # Objects of this size and more are moved in parts, several at a time.
 _PARTS_BYTES = 8 << 20
+# Parts in memory at once: 32 MiB for an upload.
+_IN_MEMORY = {"max_request_concurrency": 4, "max_in_memory_upload_chunks": 4, "multipart_chunksize": _PARTS_BYTES}
 _KEY_PAIR = ("aws_access_key_id", "aws_secret_access_key")
 _STYLES = {AddressingStyle.PATH: "path", AddressingStyle.VIRTUAL: "virtual"}
 
@@ -94,6 +96,34 @@ def _client_of(connection: _Connection) -> Any:
     return session.create_client(
         "s3", endpoint_url=endpoint, region_name=region, config=config, **dict(connection.credentials)
     )
+
+
+class _View(io.RawIOBase):
+    """Memory as a file that is read in place: a buffer of the standard library would copy all of it."""
+
+    def __init__(self, content: memoryview) -> None:
+        super().__init__()
+        self._content, self._position = content, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._content)}[whence]
+        self._position = min(max(0, origin + offset), len(self._content))
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._content[self._position : self._position + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
 
 
 class S3Store:
@@ -176,11 +206,11 @@ class S3Store:
     def _parts(self, location: S3Location) -> Iterator[Any]:
         # Imported here: small objects need none of it, and prepare often has to do with small objects only.
         from s3transfer.exceptions import RetriesExceededError
-        from s3transfer.manager import TransferManager
+        from s3transfer.manager import TransferConfig, TransferManager
 
         with self._words(location):
             try:
-                with TransferManager(self._client) as manager:
+                with TransferManager(self._client, TransferConfig(**_IN_MEMORY)) as manager:
                     yield manager
             except RetriesExceededError as error:
                 raise unreachable(
@@ -206,7 +236,7 @@ class S3Store:
             self.put(location, bytes(content))
             return
         with self._parts(location) as manager:
-            manager.upload(io.BytesIO(content), location.bucket, location.key).result()
+            manager.upload(_View(content), location.bucket, location.key).result()
 
     def read_into(self, location: S3Location, start: int, target: memoryview) -> None:
         content = self.read(location, start, len(target))
