@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 # Two workers: most tests wait for processes. Files stay together, since their fixtures run whole trainings.
 PYTEST_FLAGS ?= -q -n 2 --dist loadfile
 
-.PHONY: help env demo test lint crds verify bench images clean
+.PHONY: help env demo test faults lint crds verify bench images clean
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: lint verify ## Run all checks and tests (KUBECONFIG set: cluster tests run
 	@python -m finetune_sandbox build
 	@python -m finetune_sandbox helm
 	@python -m pytest $(PYTEST_FLAGS)
+
+faults: env ## Run the fault suite with 25 seeds instead of one (FAULT_SEED=n repeats one)
+	@FAULT_ROUNDS=$${FAULT_ROUNDS:-25} python -m pytest $(PYTEST_FLAGS) tests/faults
 
 lint: env ## ruff, mypy and the import contracts
 	@ruff check .

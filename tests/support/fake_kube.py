@@ -73,6 +73,10 @@ class FakeKube(Kube):
         self._version += 1
         stored["metadata"]["resourceVersion"] = str(self._version)
 
+    @property
+    def version(self) -> str:
+        return str(self._version)
+
     def snapshot(self) -> dict[Identity, Object]:
         return copy.deepcopy(self.objects)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import time
@@ -27,6 +28,10 @@ Object = dict[str, Any]
 _THREADS = 8
 # Longer than any answer of a healthy API server, short enough that a silent one is noticed.
 _TIMEOUT_SECONDS = 30.0
+# One look at a job makes up to ten calls: if each look began anew at the first call that fails, an API server that
+# refuses one in three would let none come to its end. Every call but the creation of unnamed objects may be repeated.
+_RETRY_SECONDS = (0.2, 0.6)
+_PASSING = frozenset({429, 500, 502, 503, 504})
 _APPLY = "application/apply-patch+yaml"
 _PLURALS = {
     ("v1", "ConfigMap"): "configmaps",
@@ -130,7 +135,7 @@ class Kube:
 
     def __init__(self, configuration: client.Configuration, observer: Observer = _unobserved) -> None:
         self._observer = observer
-        # Failed calls are repeated by the work queue, which knows whether they still matter.
+        # Not by urllib3, which knows nothing of what may be repeated.
         configuration.retries = False
         configuration.connection_pool_maxsize = _THREADS
         self._client = client.ApiClient(configuration)
@@ -154,8 +159,17 @@ class Kube:
         Raises:
             KubeError: refused, or no answer.
         """
+        send = functools.partial(self._send, method, path, body, query, content_type)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._send, method, path, body, query, content_type)
+        named = method != "POST" or (body is not None and "name" in body.get("metadata", {}))
+        for delay in _RETRY_SECONDS if named else ():
+            try:
+                return await loop.run_in_executor(self._threads, send)
+            except KubeError as error:
+                if error.status not in _PASSING:
+                    raise
+            await asyncio.sleep(delay)
+        return await loop.run_in_executor(self._threads, send)
 
     def _send(
         self, method: str, path: str, body: Object | None, query: dict[str, str] | None, content_type: str

@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 _WORKERS = 16
 # kopf ends as a whole on an in-stream watch error 500 or 429, by design: start it again, and soon.
 _RESTART_SECONDS = 1.0
+_HALT_SECONDS = 0.2
 # How often to look whether the CRD is there.
 _CRD_SECONDS = 2.0
 
@@ -137,14 +138,23 @@ class Service:
         _register_login(registry)
         settings = kopf.OperatorSettings()
         _kopf_settings(settings)
-        kopf.run(
-            registry=registry,
-            settings=settings,
-            standalone=True,
-            clusterwide=not self._settings.watch_namespaces,
-            namespaces=self._settings.watch_namespaces,
-            stop_flag=halt,
-        )
+
+        async def run() -> None:
+            stop = asyncio.Event()
+            halting = asyncio.create_task(_follow(halt, stop))
+            try:
+                await kopf.operator(
+                    registry=registry,
+                    settings=settings,
+                    standalone=True,
+                    clusterwide=not self._settings.watch_namespaces,
+                    namespaces=self._settings.watch_namespaces,
+                    stop_flag=stop,
+                )
+            finally:
+                halting.cancel()
+
+        asyncio.run(run())
 
     async def resync_forever(self) -> None:
         """Looks at every job now and then: an event that was missed for any reason costs a minute, not a job."""
@@ -160,6 +170,9 @@ class Service:
                     self._compare(plural, await self._list(version, plural, JOB_UID_LABEL))
             except KubeError as error:
                 logger.warning("resync: %s", error)
+            except Exception:
+                # It is the last resort against every missed event: nothing may end it.
+                logger.exception("resync: unexpected error")
 
     def _compare(self, resource: str, listed: list[Object]) -> None:
         """Compares a list with what the watch has told."""
@@ -171,6 +184,16 @@ class Service:
         namespaces: tuple[str | None, ...] = self._settings.watch_namespaces or (None,)
         lists = [await self._kube.list(api_version, plural, namespace, selector) for namespace in namespaces]
         return [item for items in lists for item in items]
+
+
+async def _follow(halt: threading.Event, stop: asyncio.Event) -> None:
+    """Passes a flag of another thread on.
+
+    kopf would wait for that flag in a thread of its own, and when it ends by an error, wait for that thread for ever.
+    """
+    while not halt.is_set():
+        await asyncio.sleep(_HALT_SECONDS)
+    stop.set()
 
 
 def _register_login(registry: kopf.OperatorRegistry) -> None:
