@@ -185,7 +185,8 @@ def make_plan(store: Path, spec: FineTuneJobSpec, summary: SplitsSummary, **chan
         stores={"output": access, "model": access},
     )
     prepared = Prepared(
-        run_id="r-" + "0" * 20,
+        # One per spec: runs of one ID would go on from each other's checkpoints.
+        run_id="r-" + hashlib.sha256(spec.to_json().encode()).hexdigest()[:20],
         model_digest=open_model(plan, os.environ, store / "probe").digest(),
         data_uri=f"s3://{BUCKET}/prepared",
         train=summary.train,
