@@ -75,6 +75,8 @@ def test_suspend_frees_the_pods_and_resume_runs_to_the_end(platform: Platform, n
     assert is_true(done, "Complete"), platform.story(namespace, done)
     outcomes = [(attempt["number"], attempt["outcome"]) for attempt in done["status"]["attempts"]]
     assert outcomes == [(1, "Suspended"), (2, "Succeeded")]
+    assert done["status"]["attempts"][1]["resumedFromStep"] > 0
+    assert done["status"]["checkpoint"]["step"] == MIDDLE["hyperparameters"]["maxSteps"]
     assert [event["reason"] for event in platform.events(namespace, "paused")].count("Suspended") == 1
 
 
