@@ -239,7 +239,8 @@ def test_a_frozen_rank_is_found_and_everybodys_stacks_are_kept(site: Site) -> No
     assert "rank 1 gives no sign of life" in failure["message"]
     # The other one was ended by the loss of its peer, or by its own watchdog.
     assert pods[0].wait(timeout=BOUND_SECONDS) in (ExitCode.RENDEZVOUS, ExitCode.HUNG)
-    kept = site.store / "bucket" / "runs" / "team" / "tiny" / ("r-" + "0" * 20) / "diagnostics" / "attempt-1"
+    assert plan.prepared
+    kept = site.store / "bucket" / "runs" / "team" / "tiny" / plan.prepared.run_id / "diagnostics" / "attempt-1"
     assert sorted(path.name for path in kept.iterdir()) == ["rank-0.txt", "rank-1.txt"]
     assert all("_step" in path.read_text() for path in kept.iterdir())
 
