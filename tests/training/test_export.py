@@ -84,17 +84,18 @@ class Runs:
         run_gang(folder / "logs", 1, 2, "support.train_matrix", str(folder / "runs"), seconds=800)
         self.reference = cache(self._reference)
 
-    def store(self, model: str) -> Path:
-        return self._folder / "stores" / model
+    def store(self, name: str) -> Path:
+        """A store of its own for each case: all have one run ID, and would go on from each other's checkpoints."""
+        return self._folder / "stores" / name
 
     def _write_workspace(self, name: str, model: str, spec: FineTuneJobSpec) -> None:
-        bucket = self.store(model) / "bucket"
+        bucket = self.store(name) / "bucket"
         if not bucket.exists():
             bucket.mkdir(parents=True)
             (bucket / "model").symlink_to(self.models[model])
         workspace = self.workspace(name)
         workspace.mkdir(parents=True)
-        plan = make_plan(self.store(model), spec, self.summary)
+        plan = make_plan(self.store(name), spec, self.summary)
         (workspace / "plan.json").write_text(plan.to_json())
         (workspace / "model").symlink_to(self.models[model])
         (workspace / "data").symlink_to(self._folder / "prepared")
@@ -118,7 +119,7 @@ class Runs:
     def publish(self, name: str) -> str:
         """Publishes a run, which verifies what arrives; the kind of the artifact."""
         model, spec = cases()[name]
-        plan = make_plan(self.store(model), spec, self.summary)
+        plan = make_plan(self.store(name), spec, self.summary)
         kind = Kind((self.workspace(name) / "kind").read_text())
         return publish(plan, os.environ, self.artifact(name), kind, self.models[model], None, {}).kind
 
