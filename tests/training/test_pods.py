@@ -199,7 +199,9 @@ def test_diverging_is_a_failure_of_its_own(site: Site) -> None:
 
 
 def test_sigterm_stops_everything_and_is_no_success(site: Site) -> None:
-    pod = site.start(site.plan(processes=2, maxSteps=ENDLESS), "pod")
+    plan = site.plan(processes=2, maxSteps=ENDLESS)
+    assert plan.prepared is not None
+    pod = site.start(plan, "pod")
     site.wait_for("pod", f"step 2/{ENDLESS}")
     processes = workers(pod)
     pod.send_signal(signal.SIGTERM)
@@ -207,7 +209,7 @@ def test_sigterm_stops_everything_and_is_no_success(site: Site) -> None:
     assert site.outcome("pod")["failure"]["class"] == "Preempted"
     assert len(processes) == 2
     assert not [process for process in processes if Path(f"/proc/{process}").exists()]
-    checkpoints = site.store / "bucket" / "runs" / "team" / "tiny" / "_checkpoints" / f"r-{'0' * 20}"
+    checkpoints = site.store / "bucket" / "runs" / "team" / "tiny" / "_checkpoints" / plan.prepared.run_id
     (saved,) = checkpoints.iterdir()
     assert {file.name for file in saved.iterdir()} >= {"COMMITTED", "rank-00000.safetensors", "rank-00001.safetensors"}
     assert not (site.store / "bucket" / "runs" / "team" / "tiny" / "latest.json").exists()

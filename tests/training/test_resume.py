@@ -37,6 +37,7 @@ INTERRUPTIONS = {"stop": 5, "crash": 7}
 MOVES = [(1, 2), (2, 1), (2, 4), (4, 2)]
 MOVED = [case for case in CASES if case[1] == "fp32"]
 PROCESSES = 2
+RUN_ID = "r-" + "0" * 20
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -91,7 +92,10 @@ class Worlds:
         wire["method"] = {"tuning": tuning} | ({"lora": lora} if tuning == "lora" else {})
         wire["evaluation"] = {"everySteps": 4}
         plan = make_plan(self.store, type(spec).model_validate(wire), self._summary)
-        plan = plan.model_copy(update={"job": plan.job.model_copy(update={"name": job})})
+        assert plan.prepared is not None
+        # The run ID knows nothing of resources, but that of the helper does.
+        prepared = plan.prepared.model_copy(update={"run_id": RUN_ID})
+        plan = plan.model_copy(update={"job": plan.job.model_copy(update={"name": job}), "prepared": prepared})
         workspace.mkdir(parents=True)
         (workspace / "plan.json").write_text(plan.to_json())
         (workspace / "model").symlink_to(self.store / BUCKET / "model")
