@@ -229,7 +229,7 @@ def _complete(turn: _Turn, reason: Reason, artifact: Artifact, evaluation: Evalu
 
 
 def _suspend(turn: _Turn) -> Decision:
-    """Ends every pod. What ran starts again from the first step on resume."""
+    """Ends every pod. What ran goes on from its newest checkpoint on resume."""
     attempt = progression.open_attempt(turn.status)
     if attempt:
         job = turn.seen.job_of(Stage.TRAIN, attempt.number)

@@ -39,6 +39,11 @@ def front_matter(card: str) -> dict[str, Any]:
     return found
 
 
+def test_a_reward_model_classifies() -> None:
+    card = model_card(spec_with(method={"objective": "reward"}), PREPARED, None)
+    assert front_matter(card)["pipeline_tag"] == "text-classification"
+
+
 def test_the_metadata_of_an_adapter() -> None:
     assert front_matter(model_card(spec_with(), PREPARED, None)) == {
         "library_name": "peft",

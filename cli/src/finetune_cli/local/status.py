@@ -109,7 +109,7 @@ def failed(status: FineTuneJobStatus, failure: Failure, now: datetime) -> FineTu
 def stopped(status: FineTuneJobStatus, signal_name: str, now: datetime) -> FineTuneJobStatus:
     """The status when the run was stopped from outside, which is no failure of the job."""
     status = _attempt_ended(status, "Suspended", None, now)
-    message = f"stopped by {signal_name}; run it again to start from the first step"
+    message = f"stopped by {signal_name}; run it again to go on from its newest checkpoint, if it has one"
     return _entered(status, State.SUSPENDED, Reason.SUSPENDED, message, now)
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from finetune_api.results import EvaluationResult, Prepared, SplitSummary
-from finetune_api.spec import ArtifactForm, FineTuneJobSpec
+from finetune_api.spec import ArtifactForm, FineTuneJobSpec, Objective
 from finetune_api.upstream import Upstream
 from finetune_trainer.models.sources import base_model_name
 from finetune_trainer.training.hyperparameters import effective_values
@@ -65,7 +65,8 @@ def _merged(spec: FineTuneJobSpec) -> str:
 def _front_matter(spec: FineTuneJobSpec, name: str) -> str:
     adapter = _is_adapter(spec)
     library = "peft" if adapter else "transformers"
-    fields: dict[str, object] = {"library_name": library, "pipeline_tag": "text-generation"}
+    task = "text-classification" if spec.method.objective is Objective.REWARD else "text-generation"
+    fields: dict[str, object] = {"library_name": library, "pipeline_tag": task}
     if _HUB_NAME.fullmatch(name):
         # The hub refuses a base model that is no repository name.
         fields |= {"base_model": name, "base_model_relation": "adapter" if adapter else "finetune"}
