@@ -29,7 +29,7 @@ def gang(pool: dict[str, str], **more: Any) -> dict[str, Any]:
 
 
 def outcomes(job: Object) -> list[str | None]:
-    return [attempt.get("outcome") for attempt in job["status"].get("attempts", ())]
+    return [attempt.get("outcome") for attempt in job.get("status", {}).get("attempts", ())]
 
 
 def test_two_gangs_on_room_for_one_both_get_their_turn(

@@ -45,7 +45,8 @@ def test_a_finished_job_is_not_trained_again(
     running_operator.launch()
     platform.kubectl("annotate", "ftj", "once", "-n", namespace, "example.com/touched=yes")
     platform.kubectl("patch", "ftj", "once", "-n", namespace, "--type=merge", "-p", '{"spec":{"backoffLimit":7}}')
-    seen = platform.wait(namespace, "once", lambda job: job["status"]["observedGeneration"] == 2)
+    eventually(lambda: platform.job(namespace, "once")["status"]["observedGeneration"] == 2, 60)
+    seen = platform.job(namespace, "once")
     assert left_behind(platform, namespace, "once") == []
     assert seen["status"]["artifact"] == done["status"]["artifact"]
 

@@ -173,6 +173,7 @@ def test_a_name_taken_by_a_child_of_the_job_before_is_waited_for(
     before = platform.operator.log.stat().st_size
     platform.submit(namespace, "heir")
     if stage == "train":
+        eventually(lambda: platform.children("jobs", namespace, "heir", "prepare"), 30)
         platform.kubectl("wait", "--for=condition=Complete", "job/heir-prepare-1", "-n", namespace, "--timeout=60s")
     eventually(lambda: not is_true(platform.job(namespace, "heir"), "Running"), 5)
     own = [job["metadata"]["name"] for job in platform.children("jobs", namespace, "heir", stage)]

@@ -32,7 +32,8 @@ def run_script(space: Any, script: str, mounts: dict[str, str], volumes: list[di
 def test_environment_of_a_container(space: Any) -> None:
     script = "env | cut -d= -f1 | grep -v PWD | sort | tr '\\n' ' '"
     output = run_script(space, script, {}, [], env=[{"name": "MINE", "value": "x"}])
-    assert output.split() == ["HOME", "HOSTNAME", "LANG", "MINE", "PATH"]
+    cluster = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"]
+    assert output.split() == ["HOME", "HOSTNAME", *cluster, "LANG", "MINE", "PATH"]
 
 
 def test_volumes_appear_at_paths_that_the_host_lacks(space: Any) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from finetune_trainer.models.architectures import KNOWN, HeadForm, head_form, why_not_together
 from finetune_trainer.training.batches import IGNORE_INDEX, MicroBatch, pad
 from finetune_trainer.training.scoring import Scorer, Wanted
-from support.tiny_architectures import VOCABULARY, tiny_architecture
+from support.scored_architectures import VOCABULARY, tiny_architecture
 
 CPU = torch.device("cpu")
 LONGEST = 24

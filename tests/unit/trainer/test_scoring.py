@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from finetune_trainer.training.batches import IGNORE_INDEX, pad
 from finetune_trainer.training.loss import hits, log_probabilities, summed_cross_entropy
 from finetune_trainer.training.scoring import LossHead, Scorer, Wanted, flatten
-from support.tiny_architectures import tiny_architecture
+from support.scored_architectures import tiny_architecture
 
 CPU = torch.device("cpu")
 BATCH = pad(
