@@ -65,6 +65,14 @@ def tuned(base: Any, spec: FineTuneJobSpec) -> Any:
     return base
 
 
+def _optimizer(options: HyperparametersSpec, weights: list[torch.Tensor]) -> torch.optim.Optimizer:
+    common = {"lr": float(options.learning_rate), "weight_decay": float(options.weight_decay)}
+    if options.optimizer is Optimizer.ADAFACTOR:
+        return torch.optim.Adafactor(weights, **common)
+    betas = float(options.beta1 or "0.9"), float(options.beta2 or "0.999")
+    return torch.optim.AdamW(weights, betas=betas, eps=float(options.epsilon or "1e-8"), **common)
+
+
 def train_reference(
     model_folder: Path, spec: FineTuneJobSpec, train: Rows, held_out: Rows, steps: int, **load: Any
 ) -> Reference:
@@ -81,8 +89,7 @@ def train_reference(
             parameter.data = parameter.data.to(base.dtype)
     names, weights = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
     masters = [weight.detach().float().clone().requires_grad_() for weight in weights]
-    kind = torch.optim.Adafactor if options.optimizer is Optimizer.ADAFACTOR else torch.optim.AdamW
-    optimizer = kind(masters, lr=float(options.learning_rate), weight_decay=float(options.weight_decay))
+    optimizer = _optimizer(options, masters)
     scheduler = get_scheduler(options.schedule.value, optimizer, options.warmup_steps, steps)
     batches, everything = _batches(options, train), range(len(held_out))
     before, losses = loss_function(model, reference, held_out, everything).item(), []

@@ -133,7 +133,11 @@ def test_two_pods_publish_the_same_artifact_twice_and_report(
     outcomes = []
     # GPUs that are numbers only, as on the sandbox's nodes, must give what processes on the CPU give.
     for name, gpus in (("cpu", 0), ("simulated", 1)):
-        plan = site.plan(gpus=gpus, **options).model_copy(update={"progress": endpoint})
+        plan = site.plan(gpus=gpus, **options)
+        assert plan.prepared
+        # Resources are no part of a run: both are the same one.
+        prepared = plan.prepared.model_copy(update={"run_id": "r-" + "0" * 20})
+        plan = plan.model_copy(update={"progress": endpoint, "prepared": prepared})
         simulated = {"FINETUNE_SIMULATED_GPUS": "1"} if gpus else {}
         pods = [site.start(plan, f"{name}-{node}", node, **simulated) for node in (0, 1)]
         assert [pod.wait(timeout=BOUND_SECONDS) for pod in pods] == [0, 0], site.log(f"{name}-0")
