@@ -42,10 +42,13 @@ class InterruptedTraining(Training):
 
     def _publish_step(self, *arguments: Any) -> None:
         super()._publish_step(*arguments)
-        if len(self._steps) == self._at:
-            if self._how == "crash":
-                self.checkpoints.finish()
+        last = len(self._steps) == self._at
+        if self._how == "crash":
+            # A checkpoint that is still under way puts off the next one: which is the newest would depend on the store.
+            self.checkpoints.finish()
+            if last:
                 raise Crash
+        elif last:
             self._asked.received = self._place.rank == self._place.world_size - 1
 
 
