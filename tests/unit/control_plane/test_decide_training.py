@@ -185,11 +185,11 @@ TRAINING: dict[str, Case] = {
     ),
     "half a gang is not kept for ever": Case(
         "Starting",
-        "could not be placed for",
+        "could not be placed for 5.6 min",
         started(**TWO),
         (batch_job(),),
         (pod(scheduled=50), pod(index=1, phase="Pending", conditions=(unschedulable("0/4 nodes"),))),
-        now=651,
+        now=386,
         changes=TWO,
         again=0,
         outcomes=("Unschedulable",),
