@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finetune_api.crd import job_crd
+from finetune_api.base import EFFECTIVE_RULES, WRITTEN_RULES
+from finetune_api.crd import default_text, effective_job_schema, job_crd
 from finetune_api.outcomes import EXIT_CODE_OF_CLASS, FailureClass
 from finetune_api.status import ConditionType, Reason
 
@@ -25,7 +26,7 @@ Schema = dict[str, Any]
 def rendered() -> str:
     """The whole document."""
     crd = job_crd()["spec"]
-    schema = crd["versions"][0]["schema"]["openAPIV3Schema"]
+    schema = effective_job_schema()
     names = crd["names"]
     title = f"## {names['kind']} ({crd['group']}/{crd['versions'][0]['name']})\n\n"
     intro = (
@@ -98,14 +99,8 @@ def _bounds(schema: Schema, lower: str, upper: str) -> str:
 def _default(schema: Schema, required: bool) -> str:
     if required:
         return "**required**"
-    default = schema.get("default")
-    if default is None or default == {}:
-        return ""
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    if isinstance(default, list):
-        return f"`{', '.join(map(str, default))}`"
-    return f"`{default}`"
+    default = default_text(schema)
+    return f"`{default}`" if default else ""
 
 
 def _text(description: str) -> str:
@@ -115,7 +110,7 @@ def _text(description: str) -> str:
 
 def _rules(schema: Schema) -> list[str]:
     """Messages of all CEL rules, each once."""
-    own = [_text(rule["message"]) for rule in schema.get("x-kubernetes-validations", ())]
+    own = [_text(rule["message"]) for key in (WRITTEN_RULES, EFFECTIVE_RULES) for rule in schema.get(key, ())]
     children = [*schema.get("properties", {}).values(), *filter(None, [schema.get("items")])]
     return list(dict.fromkeys([*own, *(message for child in children for message in _rules(child))]))
 

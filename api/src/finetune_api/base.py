@@ -32,9 +32,39 @@ class Document(BaseModel):
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
 
+WRITTEN_RULES = "x-kubernetes-validations"
+EFFECTIVE_RULES = "x-finetune-effective-validations"
+
+
+def _rules(key: str, rules: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    return {key: [{"rule": rule, "message": message} for rule, message in rules]}
+
+
 def validations(*rules: tuple[str, str]) -> dict[str, Any]:
-    """JSON-schema extension for CEL rules, each a pair of expression and message."""
-    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in rules]}
+    """JSON-schema extension for CEL rules, each a pair of expression and message.
+
+    The API server holds them against a manifest as it was written, where a field that is left out may still come from a
+    profile; the operator and the command line hold them against the effective spec, which has every default. So a rule
+    about what a field defaults to counts :func:`where_written`.
+    """
+    return _rules(WRITTEN_RULES, rules)
+
+
+def effective_validations(*rules: tuple[str, str]) -> dict[str, Any]:
+    """Rules for the effective spec alone: they ask for a field that a profile may give."""
+    return _rules(EFFECTIVE_RULES, rules)
+
+
+def is_written(field: str) -> str:
+    """CEL for: a field, such as ``hyperparameters.precision``, is there, with every group that it is in."""
+    parts = field.split(".")
+    return " && ".join(f"has(self.{'.'.join(parts[: end + 1])})" for end in range(len(parts)))
+
+
+def where_written(condition: str, *fields: str) -> str:
+    """CEL for: a condition holds, unless one of the fields that it reads is left out."""
+    absent = " || ".join(f"!({is_written(field)})" for field in fields)
+    return f"{absent} || ({condition})"
 
 
 def _integer_to_string(value: object) -> object:

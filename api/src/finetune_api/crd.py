@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api import GROUP, KIND, PLURAL, VERSION
-from finetune_api.base import validations
+from finetune_api.base import EFFECTIVE_RULES, WRITTEN_RULES, validations
 from finetune_api.spec import MAX_NAME_LENGTH, FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 
@@ -64,8 +64,8 @@ def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _with_all_validations(merged: Schema, *origins: Schema) -> Schema:
-    rules = [rule for origin in origins for rule in origin.get("x-kubernetes-validations", ())]
-    return merged | {"x-kubernetes-validations": rules} if rules else merged
+    rules = [rule for origin in origins for rule in origin.get(WRITTEN_RULES, ())]
+    return merged | {WRITTEN_RULES: rules} if rules else merged
 
 
 def _normalized(schema: Schema, definitions: dict[str, Schema]) -> Schema:
@@ -86,10 +86,7 @@ def _normalized(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _with_object_default(schema: Schema, required: bool, origin: Schema) -> Schema:
-    """Groups of fields that all may be left out default to these fields' defaults.
-
-    The API server would fill them into ``{}`` as well, but checks the rules of a default before it does.
-    """
+    """Groups of fields that all may be left out default to these fields' defaults."""
     nullable = any(option.get("type") == "null" for option in origin.get("anyOf", ()))
     if required or nullable or schema.get("type") != "object" or "properties" not in schema:
         return schema
@@ -103,19 +100,74 @@ def schema_of(model: type[Any]) -> Schema:
     return structural(schema, schema.get("$defs", {}))
 
 
-def _without_defaults(schema: Schema) -> Schema:
-    """A status is written by the operator alone: defaults would only add noise to every patch, and what it repeats of
-    a spec was checked there."""
-    result = {key: value for key, value in schema.items() if key not in ("default", "x-kubernetes-validations")}
+def without(schema: Schema, *keys: str) -> Schema:
+    """A structural schema without some of its keywords, at any depth."""
+    result = {key: value for key, value in schema.items() if key not in keys}
     if "properties" in result:
-        result["properties"] = {name: _without_defaults(child) for name, child in result["properties"].items()}
-    if isinstance(result.get("items"), dict):
-        result["items"] = _without_defaults(result["items"])
+        result["properties"] = {name: without(child, *keys) for name, child in result["properties"].items()}
+    for inner in ("items", "additionalProperties"):
+        if isinstance(result.get(inner), dict):
+            result[inner] = without(result[inner], *keys)
     return result
 
 
+def _telling_defaults(schema: Schema) -> Schema:
+    """The schema with each default told in its field's description, which ``kubectl explain`` shows."""
+    result = schema | {
+        key: {name: _telling_defaults(child) for name, child in schema[key].items()}
+        for key in ("properties",)
+        if key in schema
+    }
+    if isinstance(result.get("items"), dict):
+        result["items"] = _telling_defaults(result["items"])
+    default = default_text(schema)
+    if default and "Default:" not in schema.get("description", ""):
+        result["description"] = f"{schema['description']} Default: {default}."
+    return result
+
+
+def default_text(schema: Schema) -> str:
+    """The default of a field in words; empty where it has none, or is a group of fields."""
+    default = schema.get("default")
+    if default is None or isinstance(default, dict):
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return ", ".join(map(str, default)) if isinstance(default, list) else str(default)
+
+
+def _written(spec: Schema) -> Schema:
+    """The schema of a spec as a user writes it.
+
+    The API server fills in no defaults: what a user left out must stay apart from what was written, since a profile may
+    give it, and the object stays what is in Git. For the same reason a field that the effective spec needs is not
+    required where a profile may hold it.
+    """
+    schema = without(_telling_defaults(spec), "default", EFFECTIVE_RULES)
+    output = {key: value for key, value in schema["properties"]["output"].items() if key != "required"}
+    required = [name for name in schema["required"] if name != "output"]
+    return schema | {"required": required, "properties": schema["properties"] | {"output": output}}
+
+
+def effective_spec_schema() -> Schema:
+    """The schema of an effective spec, with every default and every rule."""
+    return schema_of(FineTuneJobSpec)
+
+
 def job_schema() -> Schema:
-    """OpenAPI v3 schema of the whole FineTuneJob."""
+    """OpenAPI v3 schema of the whole FineTuneJob, as the API server holds it against manifests."""
+    return _job_schema(_written(effective_spec_schema()))
+
+
+def effective_job_schema() -> Schema:
+    """The same of a FineTuneJob whose spec is effective."""
+    return _job_schema(effective_spec_schema())
+
+
+def _job_schema(spec: Schema) -> Schema:
+    # A status is written by the operator alone: defaults would only add noise to every patch, and what it repeats of a
+    # spec was checked there.
+    status = without(schema_of(FineTuneJobStatus), "default", WRITTEN_RULES, EFFECTIVE_RULES)
     return {
         "type": "object",
         "description": "Fine-tunes a model on a dataset and publishes a verified artifact to S3-compatible storage.",
@@ -125,8 +177,8 @@ def job_schema() -> Schema:
             "apiVersion": {"type": "string", "description": "Version of the schema of this object."},
             "kind": {"type": "string", "description": "Kind of this object."},
             "metadata": {"type": "object"},
-            "spec": schema_of(FineTuneJobSpec),
-            "status": _without_defaults(schema_of(FineTuneJobStatus)),
+            "spec": spec,
+            "status": status,
         },
     }
 

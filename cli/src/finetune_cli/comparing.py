@@ -15,7 +15,7 @@ _APART = frozenset(("suspend", "output"))
 
 def side_of_job(job: Object, losses: tuple[Point, ...]) -> Side:
     """A job as it is now, whether it has published anything or not."""
-    spec = {name: value for name, value in object_at(job, "spec").items() if name not in _APART}
+    spec = {name: value for name, value in object_at(jobview.with_defaults(job), "spec").items() if name not in _APART}
     status, progress = object_at(job, "status"), jobview.progress_of(job)
     results = {
         "State": jobview.state_of(job),

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
+from finetune_api.base import Document
 from finetune_api.outcomes import EXIT_CODE_OF_CLASS, ExitCode, FailureClass
+from finetune_api.spec import DeepSpeedSpec, HyperparametersSpec, MethodSpec, ResourcesSpec
 from finetune_api.status import State
 from finetune_cli.documents import Object, number_at, object_at, objects_at, text_at, time_at, value_at, whole_at
 
+_DEFAULTS: dict[str, Callable[[], Document]] = {
+    "method": MethodSpec,
+    "hyperparameters": HyperparametersSpec,
+    "resources": ResourcesSpec,
+    "deepspeed": DeepSpeedSpec,
+}
 _COMPLETE, _FAILED = "Complete", "Failed"
 
 
@@ -17,6 +26,13 @@ def name_of(job: Object) -> str:
 
 def namespace_of(job: Object) -> str:
     return text_at(job, "metadata", "namespace")
+
+
+def with_defaults(job: Object) -> Object:
+    """The job with the values of the groups that it says little of."""
+    spec = object_at(job, "spec")
+    groups = {name: default().to_wire() | object_at(spec, name) for name, default in _DEFAULTS.items()}
+    return job | {"spec": spec | groups}
 
 
 def condition_of(job: Object, kind: str) -> Object:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from finetune_api.base import DNS_LABEL_PATTERN
-from finetune_api.crd import job_crd
+from finetune_api.crd import effective_job_schema
 from finetune_api.job import FineTuneJob
 from finetune_cli.cel import rule_errors
 from finetune_cli.errors import InvalidManifestError
@@ -37,12 +37,12 @@ class Validated:
 
 @cache
 def _job_schema() -> Schema:
-    schema: Schema = job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    return schema
+    return effective_job_schema()
 
 
 def validate(manifest: dict[str, Any]) -> Validated:
-    """Checks one FineTuneJob as ``kubectl create`` with strict validation would, all errors at once."""
+    """Checks one FineTuneJob as ``kubectl create`` with strict validation and then the operator would, all errors at
+    once."""
     schema = _job_schema()
     # Of a status that is sent along with a new object, the API server knows the fields' names and drops the values.
     document = with_defaults({name: child for name, child in manifest.items() if name != "status"}, schema)

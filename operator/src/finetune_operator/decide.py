@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from finetune_api import progression
 from finetune_api.conditions import Phase, conditions, is_true
+from finetune_api.effective import broken_rules
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, FailureClass, Stage, deadline_exceeded
 from finetune_api.results import Artifact, EvaluationResult, Prepared
@@ -138,10 +140,14 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     try:
         job = FineTuneJob.from_manifest({**seen.manifest, "status": {}})
     except ValidationError as error:
-        return _unchanged(seen, status) if final else _invalid(seen, status, error)
+        return _unchanged(seen, status) if final else _invalid(seen, status, _problems(error))
     turn = _Turn(job, seen, policy, status)
     if final:
         return _finished(turn)
+    # A run that has begun goes on: rules of a newer operator are for newer jobs.
+    broken = broken_rules(job.spec) if status.run_id is None else ()
+    if broken:
+        return _invalid(seen, status, broken)
     if job.spec.suspend:
         return _suspend(turn)
     if progression.open_attempt(status):
@@ -197,9 +203,17 @@ def _finished(turn: _Turn) -> Decision:
     return replace(decision, delete_children=names)
 
 
-def _invalid(seen: Observation, status: FineTuneJobStatus, error: ValidationError) -> Decision:
-    """A spec that the API server took under an older schema. It cannot be built, so it fails, and says why."""
-    problems = [f"spec.{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors()]
+def _problems(error: ValidationError) -> list[str]:
+    """What is wrong with a spec that the API server took under an older schema, or that lacks what a profile could
+    have given."""
+    return [
+        f"{'.'.join(map(str, item['loc']))}: {'Required value' if item['type'] == 'missing' else item['msg']}"
+        for item in error.errors()
+    ]
+
+
+def _invalid(seen: Observation, status: FineTuneJobStatus, problems: Sequence[str]) -> Decision:
+    """A spec that cannot be built. The job fails, and says everything that is wrong at once."""
     failure = failure_of(FailureClass.USER_ERROR, "; ".join(problems))
     generation = seen.manifest["metadata"].get("generation", 0)
     phase = Phase(State.FAILED, Reason.SPEC_INVALID, failure.words)

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from pydantic import Field
 
-from finetune_api.base import Document, Quantity, validations
-from finetune_api.crd import Schema, job_crd, job_schema, schema_of
+from finetune_api.base import EFFECTIVE_RULES, Document, Quantity, validations
+from finetune_api.crd import Schema, default_text, effective_spec_schema, job_crd, job_schema, schema_of
 from finetune_api.spec import FineTuneJobSpec
 from support.clusters import PROJECT
 
@@ -120,8 +120,22 @@ def test_required_fields_exist_and_have_no_default() -> None:
             assert "default" not in node["properties"][name], f"{path}/{name}"
 
 
-def test_status_has_no_defaults() -> None:
-    assert [path for path, node in NODES if path.startswith("/status") and "default" in node] == []
+def test_the_api_server_fills_in_nothing() -> None:
+    assert [path for path, node in NODES if {"default", EFFECTIVE_RULES} & set(node)] == []
+
+
+def test_every_default_is_told_in_its_description() -> None:
+    told = dict(NODES)
+    defaults = {path: default_text(node) for path, node in _walk(effective_spec_schema(), "/spec")}
+    silent = [path for path, text in defaults.items() if text and "Default:" not in told[path]["description"]]
+    assert silent == []
+    assert told["/spec/hyperparameters/learningRate"]["description"].endswith("Default: 2e-4.")
+
+
+def test_what_a_profile_may_give_is_not_required() -> None:
+    spec = job_schema()["properties"]["spec"]
+    assert spec["required"] == ["model", "dataset"]
+    assert "required" not in spec["properties"]["output"]
 
 
 def test_every_rule_has_a_message_that_names_a_field() -> None:
@@ -190,7 +204,7 @@ def test_optional_groups_stay_absent() -> None:
 
 
 def test_defaults_of_the_schema_are_those_of_the_models() -> None:
-    """The API server fills defaults in; a plan that is made without a cluster must come to the same."""
+    """The command line fills in those of the schema, the operator those of the models; both must come to the same."""
 
     required = {
         "model": {"source": "hf://a/b"},
@@ -198,7 +212,7 @@ def test_defaults_of_the_schema_are_those_of_the_models() -> None:
         "output": {"destination": "s3://abc"},
     }
     model = FineTuneJobSpec.model_validate(required).to_wire()
-    groups = job_schema()["properties"]["spec"]["properties"].items()
+    groups = effective_spec_schema()["properties"].items()
     defaults = {name: node["default"] for name, node in groups if "default" in node}
     assert {name: model[name] for name in defaults} == defaults
 

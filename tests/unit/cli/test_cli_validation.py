@@ -8,7 +8,7 @@ import pytest
 
 from finetune_cli.errors import InvalidManifestError
 from finetune_cli.validation import read_job, validate
-from support.job_manifests import ACCEPTED, MANIFEST, REFUSED, REMOVED, edited
+from support.job_manifests import ACCEPTED, MANIFEST, REFUSED, REFUSED_AS_EFFECTIVE, REMOVED, edited
 
 
 def messages(changes: dict[str, Any]) -> list[str]:
@@ -19,7 +19,7 @@ def test_the_base_of_these_tests_is_valid() -> None:
     assert messages({}) == []
 
 
-@pytest.mark.parametrize(("changes", "expected"), REFUSED)
+@pytest.mark.parametrize(("changes", "expected"), [*REFUSED, *REFUSED_AS_EFFECTIVE])
 def test_one_mistake_gives_one_message_in_the_words_of_the_api_server(changes: dict[str, Any], expected: str) -> None:
     assert messages(changes) == [expected]
 

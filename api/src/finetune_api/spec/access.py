@@ -9,6 +9,9 @@ from pydantic import Field
 
 from finetune_api.base import Document, ResourceName
 
+# A rule of whatever holds a huggingFace.
+OFFLINE_NEEDS_CACHE = "!has(self.huggingFace) || !self.huggingFace.offline || has(self.huggingFace.cacheClaim)"
+
 
 class AddressingStyle(StrEnum):
     AUTO = "Auto"

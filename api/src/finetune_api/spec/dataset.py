@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from finetune_api.base import Document, FractionString, validations
-from finetune_api.spec.access import HubAccess, S3Access
+from finetune_api.base import Document, FractionString, effective_validations, validations
+from finetune_api.spec.access import OFFLINE_NEEDS_CACHE, HubAccess, S3Access
 
 _DATA_SOURCE = (
     r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+"
@@ -76,12 +76,17 @@ FIELDS_OF_FORMAT: dict[DataFormat, tuple[str, ...]] = {
 }
 
 
+def format_of(source: str) -> str:
+    """CEL for the format of a source, which no profile gives."""
+    return f"(has({source}.format) ? {source}.format : '{DataFormat.CHAT.value}')"
+
+
 def _fields_rule(name: DataFormat) -> tuple[str, str]:
     allowed = FIELDS_OF_FORMAT[name]
     others = [field for field in FieldMapping.model_fields if field not in allowed]
     absent = " && ".join(f"!has(self.fields.{field})" for field in others)
     return (
-        f"self.format != '{name.value}' || !has(self.fields) || ({absent})",
+        f"{format_of('self')} != '{name.value}' || !has(self.fields) || ({absent})",
         f"fields of format {name.value} are {', '.join(allowed)}; remove the others or set format",
     )
 
@@ -194,7 +199,7 @@ class ValidationSpec(Document):
                 "set exactly one of spec.dataset.validation.fraction and spec.dataset.validation.sources",
             ),
             (
-                "!has(self.sources) || self.sources.all(source, source.weight == '1')",
+                "!has(self.sources) || self.sources.all(source, !has(source.weight) || source.weight == '1')",
                 "held-out rows are evaluated once each; remove weight from spec.dataset.validation.sources",
             ),
         )
@@ -276,17 +281,16 @@ class DatasetSpec(Document):
     model_config = Document.model_config | {
         "json_schema_extra": validations(
             (
-                "!has(self.huggingFace) || !self.huggingFace.offline || has(self.huggingFace.cacheClaim)",
-                "offline needs a cache; set spec.dataset.huggingFace.cacheClaim",
-            ),
-            (
                 "!has(self.huggingFace) || " + _any_source("source.source.startsWith('hf://')"),
                 "no source is on a hub; remove spec.dataset.huggingFace or use hf://org/name",
             ),
             (
-                "!has(self.chatTemplate) || " + _any_source("source.format != 'completion'"),
+                "!has(self.chatTemplate) || " + _any_source(f"{format_of('source')} != 'completion'"),
                 "no source is rendered by a chat template; remove spec.dataset.chatTemplate or set format",
             ),
+        )
+        | effective_validations(
+            (OFFLINE_NEEDS_CACHE, "offline needs a cache; set spec.dataset.huggingFace.cacheClaim"),
             (
                 "!has(self.checks) || !has(self.checks.maxValidationOverlap) || has(self.validation)",
                 "there is no held-out split; remove spec.dataset.checks.maxValidationOverlap or set "

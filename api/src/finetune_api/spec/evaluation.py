@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import DecimalString, Document, validations
+from finetune_api.base import DecimalString, Document, effective_validations
 
 
 class Publish(StrEnum):
@@ -54,7 +54,7 @@ class EvaluationSpec(Document):
     """When the held-out split is evaluated, and what follows from it. Before and after training it always is."""
 
     model_config = Document.model_config | {
-        "json_schema_extra": validations(
+        "json_schema_extra": effective_validations(
             (
                 "!has(self.earlyStopping) || has(self.everySteps)",
                 "early stopping looks at evaluations during training; set spec.evaluation.everySteps",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import DecimalString, Document, FractionString, validations
+from finetune_api.base import DecimalString, Document, FractionString, validations, where_written
 
 
 class Schedule(StrEnum):
@@ -38,12 +38,15 @@ class HyperparametersSpec(Document):
                 "set only one of spec.hyperparameters.epochs and spec.hyperparameters.maxSteps",
             ),
             (
-                "self.schedule == 'wsd' || !has(self.decaySteps)",
+                where_written("self.schedule == 'wsd' || !has(self.decaySteps)", "schedule"),
                 "spec.hyperparameters.decaySteps belongs to schedule wsd; remove it or set "
                 "spec.hyperparameters.schedule to wsd",
             ),
             (
-                "self.optimizer != 'adafactor' || !(has(self.beta1) || has(self.beta2) || has(self.epsilon))",
+                where_written(
+                    "self.optimizer != 'adafactor' || !(has(self.beta1) || has(self.beta2) || has(self.epsilon))",
+                    "optimizer",
+                ),
                 "beta1, beta2 and epsilon of spec.hyperparameters belong to AdamW; remove them or set "
                 "spec.hyperparameters.optimizer to adamw",
             ),

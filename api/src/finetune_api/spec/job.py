@@ -7,10 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Document, ResourceName, validations
+from finetune_api.base import Document, ResourceName, effective_validations, is_written, validations, where_written
 from finetune_api.spec.access import S3Access
 from finetune_api.spec.checkpoint import CheckpointSpec
-from finetune_api.spec.dataset import DataFormat, DatasetSpec
+from finetune_api.spec.dataset import DataFormat, DatasetSpec, format_of
 from finetune_api.spec.evaluation import EvaluationSpec
 from finetune_api.spec.hyperparameters import HyperparametersSpec
 from finetune_api.spec.method import MethodSpec
@@ -69,23 +69,38 @@ FORMATS_OF_OBJECTIVE: dict[Objective, tuple[DataFormat, ...]] = {
 
 def _formats_rule(objective: Objective) -> tuple[str, str]:
     names = [name.value for name in FORMATS_OF_OBJECTIVE[objective]]
-    fits = f"source.format in [{', '.join(map(repr, names))}]"
+    fits = f"{format_of('source')} in [{', '.join(map(repr, names))}]"
     held_out = "!has(self.dataset.validation) || !has(self.dataset.validation.sources)"
     return (
-        f"self.method.objective != '{objective.value}' || (self.dataset.train.all(source, {fits}) && "
-        f"({held_out} || self.dataset.validation.sources.all(source, {fits})))",
+        where_written(
+            f"self.method.objective != '{objective.value}' || (self.dataset.train.all(source, {fits}) && "
+            f"({held_out} || self.dataset.validation.sources.all(source, {fits})))",
+            "method.objective",
+        ),
         f"objective {objective.value} learns from rows of the format {' or '.join(names)}; set format of every source "
         "of spec.dataset, or spec.method.objective",
     )
 
 
+def _or_one(field: str) -> str:
+    """CEL for a number that is left out of the written spec: whatever it comes to is a multiple of one."""
+    return f"({is_written(field)} ? self.{field} : 1)"
+
+
+def _is_immutable(field: str) -> str:
+    return f"spec.{field} is immutable, since it defines the run; create a FineTuneJob of another name"
+
+
 def _immutable(field: str) -> dict[str, object]:
-    return validations(
-        (
-            "self == oldSelf",
-            f"spec.{field} is immutable, since it defines the run; create a FineTuneJob of another name",
-        )
-    )
+    return validations(("self == oldSelf", _is_immutable(field)))
+
+
+# Groups that a profile, or the defaults, can give whole. The rule of such a group says nothing when it comes or goes.
+_MAY_BE_LEFT_OUT = ("method", "hyperparameters", "resources", "deepspeed", "evaluation", "checkpoint", "output")
+
+
+def _stays(field: str) -> tuple[str, str]:
+    return f"has(self.{field}) == has(oldSelf.{field})", _is_immutable(field)
 
 
 class FineTuneJobSpec(Document):
@@ -94,46 +109,73 @@ class FineTuneJobSpec(Document):
     model_config = Document.model_config | {
         "json_schema_extra": validations(
             (
-                "self.hyperparameters.precision != 'bf16' || self.deepspeed.zeroStage != 0",
+                where_written(
+                    "self.hyperparameters.precision != 'bf16' || self.deepspeed.zeroStage != 0",
+                    "hyperparameters.precision",
+                    "deepspeed.zeroStage",
+                ),
                 "bf16 with ZeRO stage 0 gives wrong losses in DeepSpeed; set spec.deepspeed.zeroStage to 1 or higher "
                 "or spec.hyperparameters.precision to fp32",
             ),
             (
-                "self.hyperparameters.globalBatchSize % (self.deepspeed.microBatchSize * self.resources.nodes * "
-                "(self.resources.gpusPerNode > 0 ? self.resources.gpusPerNode : "
-                "(has(self.resources.processesPerNode) ? self.resources.processesPerNode : 1))) == 0",
+                where_written(
+                    f"self.hyperparameters.globalBatchSize % ({_or_one('deepspeed.microBatchSize')} * "
+                    f"{_or_one('resources.nodes')} * "
+                    f"({is_written('resources.gpusPerNode')} && self.resources.gpusPerNode > 0 ? "
+                    f"self.resources.gpusPerNode : {_or_one('resources.processesPerNode')})) == 0",
+                    "hyperparameters.globalBatchSize",
+                ),
                 "spec.hyperparameters.globalBatchSize must be a multiple of spec.deepspeed.microBatchSize times the "
                 "number of processes (nodes times GPUs or processes per node)",
             ),
             *map(_formats_rule, FORMATS_OF_OBJECTIVE),
             (
-                "self.hyperparameters.optimizer != 'adafactor' || self.deepspeed.zeroStage == 0",
+                where_written(
+                    "self.hyperparameters.optimizer != 'adafactor' || self.deepspeed.zeroStage == 0",
+                    "hyperparameters.optimizer",
+                    "deepspeed.zeroStage",
+                ),
                 "adafactor factors the second moment of whole weight matrices, which ZeRO cuts into flat pieces; set "
                 "spec.deepspeed.zeroStage to 0 and spec.hyperparameters.precision to fp32, or "
                 "spec.hyperparameters.optimizer to adamw8bit",
             ),
             (
-                "!self.hyperparameters.packing || self.method.objective == 'sft'",
+                where_written(
+                    "!self.hyperparameters.packing || self.method.objective == 'sft'",
+                    "hyperparameters.packing",
+                    "method.objective",
+                ),
                 "spec.hyperparameters.packing is for objective sft; set it to false",
             ),
             (
-                "self.method.tuning != 'qlora' || self.deepspeed.zeroStage != 3",
+                where_written(
+                    "self.method.tuning != 'qlora' || self.deepspeed.zeroStage != 3",
+                    "method.tuning",
+                    "deepspeed.zeroStage",
+                ),
                 "ZeRO stage 3 cannot partition 4-bit weights, which have no place for their quantization state; set "
                 "spec.deepspeed.zeroStage to 2 or lower or spec.method.tuning to lora",
             ),
             (
-                "self.method.objective != 'kto' || self.hyperparameters.globalBatchSize > 1",
+                where_written(
+                    "self.method.objective != 'kto' || self.hyperparameters.globalBatchSize > 1",
+                    "method.objective",
+                    "hyperparameters.globalBatchSize",
+                ),
                 "kto compares the rows of a batch with each other; set spec.hyperparameters.globalBatchSize to 2 or "
                 "more",
             ),
             (
-                "!has(self.evaluation.everySteps) || has(self.dataset.validation)",
-                "evaluation.everySteps needs a held-out split; set spec.dataset.validation",
-            ),
-            (
-                "!has(self.output.artifact) || self.method.tuning in ['lora', 'qlora']",
+                where_written("self.method.tuning in ['lora', 'qlora']", "output.artifact", "method.tuning"),
                 "spec.output.artifact chooses what becomes of an adapter, and spec.method.tuning trains none; remove "
                 "spec.output.artifact or set spec.method.tuning to lora",
+            ),
+            *map(_stays, _MAY_BE_LEFT_OUT),
+        )
+        | effective_validations(
+            (
+                "!has(self.evaluation.everySteps) || has(self.dataset.validation)",
+                "evaluation.everySteps needs a held-out split; set spec.dataset.validation",
             ),
         )
     }

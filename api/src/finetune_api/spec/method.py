@@ -6,16 +6,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Document, validations
+from finetune_api.base import Document, effective_validations, validations, where_written
 from finetune_api.spec.objectives import DpoOptions, KtoOptions, Objective, OrpoOptions, Reference, RewardOptions
 from finetune_api.spec.tunings import LoraOptions, PartialOptions, QuantizationOptions, Tuning
+
+_PARTIAL_TOGETHER = "method.partial belongs to method.tuning partial, which needs it; set both or none of them"
+_ADAPTS = "self.tuning in ['lora', 'qlora']"
 
 ObjectiveOptions = DpoOptions | OrpoOptions | KtoOptions | RewardOptions
 
 
 def _option_of(objective: str) -> tuple[str, str]:
     return (
-        f"self.objective == '{objective}' || !has(self.{objective})",
+        where_written(f"self.objective == '{objective}' || !has(self.{objective})", "objective"),
         f"method.{objective} is set but method.objective is not {objective}: a job has one objective; remove "
         f"spec.method.{objective} or set spec.method.objective to {objective}",
     )
@@ -23,8 +26,7 @@ def _option_of(objective: str) -> tuple[str, str]:
 
 def _model_reference(objective: str) -> tuple[str, str]:
     return (
-        f"!has(self.{objective}) || !has(self.{objective}.reference) || self.{objective}.reference != 'Model' || "
-        "self.tuning == 'lora' || self.tuning == 'qlora'",
+        where_written(f"self.{objective}.reference != 'Model' || {_ADAPTS}", f"{objective}.reference", "tuning"),
         f"method.{objective}.reference Model needs an adapter that can be disabled, and tuning full or partial has none"
         f"; set spec.method.{objective}.reference to Precomputed",
     )
@@ -36,23 +38,23 @@ class MethodSpec(Document):
     model_config = Document.model_config | {
         "json_schema_extra": validations(
             (
-                "self.tuning == 'lora' || self.tuning == 'qlora' || !has(self.lora)",
+                where_written(f"{_ADAPTS} || !has(self.lora)", "tuning"),
                 "method.lora is set but method.tuning is not lora: a job has one tuning; remove spec.method.lora or "
                 "set spec.method.tuning to lora or qlora",
             ),
             (
-                "self.tuning == 'qlora' || !has(self.quantization)",
+                where_written("self.tuning == 'qlora' || !has(self.quantization)", "tuning"),
                 "method.quantization is set but method.tuning is not qlora; remove spec.method.quantization or set "
                 "spec.method.tuning to qlora",
             ),
             (
-                # has(): the API server tries rules on the default {} as well.
-                "(has(self.tuning) && self.tuning == 'partial') == has(self.partial)",
-                "method.partial belongs to method.tuning partial, which needs it; set both or none of them",
+                where_written("self.tuning == 'partial' || !has(self.partial)", "tuning"),
+                _PARTIAL_TOGETHER,
             ),
             *(_option_of(objective) for objective in ("dpo", "orpo", "kto", "reward")),
             *(_model_reference(objective) for objective in ("dpo", "kto")),
         )
+        | effective_validations(("self.tuning != 'partial' || has(self.partial)", _PARTIAL_TOGETHER))
     }
 
     objective: Annotated[

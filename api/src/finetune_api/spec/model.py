@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Document, validations
-from finetune_api.spec.access import HubAccess, S3Access
+from finetune_api.base import Document, effective_validations, validations
+from finetune_api.spec.access import OFFLINE_NEEDS_CACHE, HubAccess, S3Access
 
 _MODEL_SOURCE = r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?|job://[a-z]([-a-z0-9]*[a-z0-9])?)$"
 
@@ -29,10 +29,9 @@ class ModelSpec(Document):
                 "self.source.startsWith('s3://') || self.source.startsWith('job://') || !has(self.s3)",
                 "s3 applies to an s3:// or job:// source only; remove spec.model.s3 or use s3://bucket/prefix",
             ),
-            (
-                "!has(self.huggingFace) || !self.huggingFace.offline || has(self.huggingFace.cacheClaim)",
-                "offline needs a cache; set spec.model.huggingFace.cacheClaim",
-            ),
+        )
+        | effective_validations(
+            (OFFLINE_NEEDS_CACHE, "offline needs a cache; set spec.model.huggingFace.cacheClaim"),
         )
     }
 

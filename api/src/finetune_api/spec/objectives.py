@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import DecimalString, Document, validations
+from finetune_api.base import DecimalString, Document, validations, where_written
 
 _BELOW_HALF = r"^0(\.[0-4][0-9]*)?$"
 
@@ -41,7 +41,7 @@ _REFERENCE = (
     "always uses"
 )
 _REFERENCE_DEFAULT = "Default: Model where that is allowed, else Precomputed."
-_POSITIVE_BETA = ("double(self.beta) > 0.0", "beta must be greater than zero, such as '0.1'")
+_POSITIVE_BETA = (where_written("double(self.beta) > 0.0", "beta"), "beta must be greater than zero, such as '0.1'")
 
 
 class DpoOptions(Document):
@@ -51,7 +51,7 @@ class DpoOptions(Document):
         "json_schema_extra": validations(
             _POSITIVE_BETA,
             (
-                "self.loss == 'robust' || double(self.labelSmoothing) == 0.0",
+                where_written("self.loss == 'robust' || double(self.labelSmoothing) == 0.0", "loss", "labelSmoothing"),
                 "labelSmoothing is an option of the loss robust; remove spec.method.dpo.labelSmoothing or set "
                 "spec.method.dpo.loss to robust",
             ),

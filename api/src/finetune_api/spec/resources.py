@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Document, Quantity, validations
+from finetune_api.base import Document, Quantity, validations, where_written
 
 
 class ResourcesSpec(Document):
@@ -15,7 +15,7 @@ class ResourcesSpec(Document):
     model_config = Document.model_config | {
         "json_schema_extra": validations(
             (
-                "self.gpusPerNode == 0 || !has(self.processesPerNode)",
+                where_written("self.gpusPerNode == 0 || !has(self.processesPerNode)", "gpusPerNode"),
                 "with GPUs there is one process per GPU; remove spec.resources.processesPerNode",
             )
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Document, FractionString, validations
+from finetune_api.base import Document, FractionString, effective_validations
 
 _ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
@@ -82,7 +82,7 @@ class PartialOptions(Document):
     """Which weights a partial tuning trains; all others stay as they are."""
 
     model_config = Document.model_config | {
-        "json_schema_extra": validations(
+        "json_schema_extra": effective_validations(
             (
                 "has(self.lastBlocks) || has(self.parameters) || self.embeddings || self.head",
                 "method.partial names nothing to train; set lastBlocks, parameters, embeddings or head of "

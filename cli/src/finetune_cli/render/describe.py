@@ -72,7 +72,7 @@ def section(title: str, *body: RenderableType) -> Group:
 
 def description(job: Object, events: Sequence[Object] | None, now: datetime) -> Group:
     """Everything about one job. ``events`` None: they may not be read."""
-    parts: list[RenderableType] = [_head(job, now)]
+    parts: list[RenderableType] = [_head(jobview.with_defaults(job), now)]
     for build in (_failure, _progress, _stages, _attempts, _plan, _evaluation, _artifact, _others, _conditions):
         parts += [part for part in (build(job, now),) if part is not None]
     parts.append(_events(events, now))
