@@ -73,7 +73,9 @@ def test_a_manifest_that_left_git_takes_its_pods_along(
     (repository / "team-assistant.yaml").write_text(json.dumps(other))
     pruned = cluster.kubectl("apply", "-k", str(repository), *prune)
     assert "finetunejob.finetune.dev/team-assistant pruned" in pruned
-    eventually(lambda: not platform.children("pods,jobs,configmaps,services", namespace, "team-assistant"), 30)
+    eventually(
+        lambda: not platform.children("pods,jobs,configmaps,services,networkpolicies", namespace, "team-assistant"), 30
+    )
     assert "team-assistant" not in cluster.kubectl("get", "ftj", "-n", namespace, "-o", "name")
 
 

@@ -18,7 +18,7 @@ def training(job: Object) -> bool:
 
 
 def left_behind(platform: Platform, namespace: str, name: str) -> list[str]:
-    kinds = ("jobs", "pods", "configmaps", "services")
+    kinds = ("jobs", "pods", "configmaps", "services", "networkpolicies")
     return [
         f"{kind}/{child['metadata']['name']}" for kind in kinds for child in platform.children(kind, namespace, name)
     ]
@@ -39,7 +39,9 @@ def test_a_finished_job_is_not_trained_again(
     done = platform.wait_finished(namespace, "once")
     assert is_true(done, "Complete"), platform.story(namespace, done)
 
-    platform.kubectl("delete", "jobs,pods,configmaps,services", "-n", namespace, "-l", "finetune.dev/job=once")
+    platform.kubectl(
+        "delete", "jobs,pods,configmaps,services,networkpolicies", "-n", namespace, "-l", "finetune.dev/job=once"
+    )
     eventually(lambda: not left_behind(platform, namespace, "once"), 30)
     running_operator.kill()
     running_operator.launch()

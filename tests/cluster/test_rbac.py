@@ -102,7 +102,13 @@ def _without(resource: str, verb: str) -> Rules:
 
 @pytest.mark.parametrize(
     ("resource", "verb"),
-    [("jobs", "create"), ("configmaps", "create"), ("finetunejobs/status", "patch"), ("pods", "list")],
+    [
+        ("jobs", "create"),
+        ("configmaps", "create"),
+        ("networkpolicies", "create"),
+        ("finetunejobs/status", "patch"),
+        ("pods", "list"),
+    ],
 )
 @pytest.mark.usefixtures("restored_rules")
 def test_without_a_right_the_operator_says_so_and_goes_on_when_it_is_back(
@@ -156,6 +162,7 @@ _POD = {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": 
 TAKEN: dict[str, tuple[str, str, Object]] = {
     "configmaps": ("v1", "ConfigMap", {}),
     "jobs": ("batch/v1", "Job", {"spec": {"suspend": True, **_POD}}),
+    "networkpolicies": ("networking.k8s.io/v1", "NetworkPolicy", {"spec": {"podSelector": {}}}),
     "services": ("v1", "Service", {"spec": _PORTS}),
 }
 

@@ -8,7 +8,7 @@ import pytest
 
 from support.operated import Platform, eventually, is_true
 
-KINDS = "jobs,pods,configmaps,services"
+KINDS = "jobs,pods,configmaps,services,networkpolicies"
 
 
 @pytest.fixture

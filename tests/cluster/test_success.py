@@ -97,7 +97,7 @@ def test_nothing_carries_a_finalizer_or_an_annotation_of_ours(platform: Platform
     namespace = done["metadata"]["namespace"]
     assert "finalizers" not in done["metadata"]
     assert set(done["metadata"]["annotations"]) == {"kubectl.kubernetes.io/last-applied-configuration"}
-    for kind in ("jobs", "configmaps", "services"):
+    for kind in ("jobs", "configmaps", "services", "networkpolicies"):
         children = platform.children(kind, namespace, "good")
         assert children
         assert all("finalizers" not in child["metadata"] for child in children)

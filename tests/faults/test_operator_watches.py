@@ -182,7 +182,7 @@ def test_job_that_vanishes_half_way_and_comes_back(scene: Scene) -> None:
         time.sleep(2)
         with scene.server.lock:
             assert not any("train" in job["metadata"]["name"] for job in _jobs_of(scene, "another"))
-            for plural in ("jobs", "pods", "configmaps", "services"):
+            for plural in ("jobs", "pods", "configmaps", "services", "networkpolicies"):
                 for child in kube.of(plural):
                     kube.remove(child)
         scene.until("Training", Stage.PREPARE)

@@ -11,6 +11,7 @@ from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NotFoun
 from finetune_operator.kube import Kube
 
 Object = dict[str, Any]
+_PLURALS = {"NetworkPolicy": "networkpolicies"}
 Identity = tuple[str, str, str, str]
 T = TypeVar("T")
 
@@ -98,7 +99,7 @@ class FakeKube(Kube):
 
     def _identity(self, manifest: Object, plural: str | None = None) -> Identity:
         metadata = manifest["metadata"]
-        kind = plural or f"{manifest['kind'].lower()}s"
+        kind = plural or _PLURALS.get(manifest["kind"]) or f"{manifest['kind'].lower()}s"
         return manifest["apiVersion"], kind, metadata["namespace"], metadata["name"]
 
     def _write(self, what: str) -> None:

@@ -25,6 +25,7 @@ _RESOURCES = {
     "apiextensions.k8s.io/v1": {"customresourcedefinitions": "CustomResourceDefinition"},
     "batch/v1": {"jobs": "Job"},
     "events.k8s.io/v1": {"events": "Event"},
+    "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
     f"{GROUP}/{VERSION}": {PLURAL: "FineTuneJob"},
 }
 _CLUSTER_SCOPED = {"namespaces", "customresourcedefinitions"}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from finetune_api.outcomes import FailureClass, Stage, StageOutcome
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.naming import STAGE_LABEL
+from finetune_operator.network import JobNetwork, ProgressPeer
 from finetune_operator.progress import Reports
 from finetune_operator.reconcile import Key, Reconciler
 from support.builders import (
     NAME,
     NAMESPACE,
+    PLATFORM,
     POLICY,
     at,
     failed,
@@ -26,6 +29,8 @@ from support.fake_kube import Crash, FakeKube, finish, put_job
 Object = dict[str, Any]
 
 _PREPARE_PODS = 4
+_SERVER = ProgressPeer("finetune-system", 8443, PLATFORM.progress_url)
+_POLICY = replace(POLICY, platform=replace(PLATFORM, network=(JobNetwork(), _SERVER)))
 
 
 class World:
@@ -43,7 +48,7 @@ class World:
 
     def start_operator(self) -> None:
         """A new process: nothing is left of the one before."""
-        self.reconciler = Reconciler(self.kube, POLICY, Reports(), self.now)
+        self.reconciler = Reconciler(self.kube, _POLICY, Reports(), self.now)
 
     def reconcile(self, writes_before_the_crash: int | None = None, after: bool = False) -> bool:
         """One look at the job. False if the operator died in it: before its next write, or right ``after`` the last."""

@@ -25,6 +25,7 @@ from finetune_operator.handlers import watch
 from finetune_operator.kube import Kube
 from finetune_operator.metrics import Metrics
 from finetune_operator.naming import JOB_UID_LABEL
+from finetune_operator.network import ProgressPeer
 from finetune_operator.objects import Platform
 from finetune_operator.progress import ProgressWriter, Reports
 from finetune_operator.progress_server import ProgressServer, TokenReviews, reports_counter, serve
@@ -211,6 +212,12 @@ def _register_login(registry: kopf.OperatorRegistry) -> None:
         )
 
 
+def platform_of(settings: Settings, certificate_authority: str) -> Platform:
+    server = ProgressPeer(settings.namespace, settings.progress_listen.port, settings.progress_url)
+    network = (settings.job_network, server) if settings.job_network.enabled else None
+    return Platform(settings.trainer_image, settings.progress_url, certificate_authority, network)
+
+
 def policy_of(settings: Settings, platform: Platform) -> Policy:
     return Policy(
         platform,
@@ -256,7 +263,7 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     authority = await load_authority(kube, settings.namespace)
-    platform = Platform(settings.trainer_image, settings.progress_url, authority.certificate.decode())
+    platform = platform_of(settings, authority.certificate.decode())
     service = Service(settings, kube, policy_of(settings, platform), metrics)
     host = urlsplit(settings.progress_url).hostname or "localhost"
     context = server_context(*server_certificate(authority, host))

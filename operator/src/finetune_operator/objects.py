@@ -28,6 +28,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.upstream import Upstream, resolved_spec
 from finetune_operator.attempts import Adjustment, adjusted, adjustment_of, reasons
 from finetune_operator.naming import ATTEMPT_LABEL, JOB_UID_LABEL, STAGE_LABEL, labels, rendezvous_port, stage_name
+from finetune_operator.network import JobNetwork, ProgressPeer, policy_spec
 
 Object = dict[str, Any]
 
@@ -57,11 +58,13 @@ class Platform:
         trainer_image: image of the pods.
         progress_url: how pods reach the progress server.
         certificate_authority: PEM of the CA that signed its certificate.
+        network: what pods may reach, and the progress server as NetworkPolicies see it; None for no policies.
     """
 
     trainer_image: str
     progress_url: str
     certificate_authority: str
+    network: tuple[JobNetwork, ProgressPeer] | None = None
 
 
 def _metadata(job: FineTuneJob, stage: Stage, attempt: int) -> Object:
@@ -130,6 +133,22 @@ def plan_config_map(job: FineTuneJob, stage: Stage, attempt: int, plan: RunPlan)
         "immutable": True,
         "data": {PLAN_FILE: plan.to_json()},
     }
+
+
+def network_policies(
+    job: FineTuneJob, platform: Platform, stage: Stage, attempt: int, upstream: Upstream | None
+) -> tuple[Object, ...]:
+    """The NetworkPolicy of the pods of one stage, unless the platform wants none."""
+    if platform.network is None:
+        return ()
+    rules, server = platform.network
+    manifest = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": _metadata(job, stage, attempt),
+        "spec": policy_spec(job, stage, attempt, rules, server, upstream),
+    }
+    return (manifest,)
 
 
 def rendezvous_service(job: FineTuneJob, attempt: int) -> Object:
@@ -320,7 +339,11 @@ def prepare_objects(
     """Everything that the prepare stage needs, in the order of creation."""
     job = resolved(job, upstream)
     plan = run_plan(job, platform, Stage.PREPARE, attempt, None, upstream=upstream)
-    return plan_config_map(job, Stage.PREPARE, attempt, plan), prepare_job(job, platform, attempt, upstream)
+    return (
+        *network_policies(job, platform, Stage.PREPARE, attempt, upstream),
+        plan_config_map(job, Stage.PREPARE, attempt, plan),
+        prepare_job(job, platform, attempt, upstream),
+    )
 
 
 def training_objects(
@@ -335,6 +358,7 @@ def training_objects(
     job = resolved(job, upstream)
     plan = run_plan(job, platform, Stage.TRAIN, attempt, prepared, adjustment, upstream)
     return (
+        *network_policies(job, platform, Stage.TRAIN, attempt, upstream),
         plan_config_map(job, Stage.TRAIN, attempt, plan),
         rendezvous_service(job, attempt),
         training_job(job, platform, attempt, adjustment.avoided_nodes if adjustment else (), upstream),

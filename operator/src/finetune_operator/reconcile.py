@@ -30,6 +30,8 @@ REPORTED_FIELDS = frozenset({"progress", "checkpoint"})
 _COLLECTION_WAIT = timedelta(seconds=1)
 # How soon to look again when somebody else has written meanwhile.
 _CONFLICT_WAIT = timedelta(milliseconds=200)
+# What is made for a Job beside it, under its name.
+_CHILDREN = (("v1", "configmaps"), ("v1", "services"), ("networking.k8s.io/v1", "networkpolicies"))
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion")
 # Answers that a user or an administrator has to do something about: quota, admission, rights, a name that is taken.
 _REFUSALS = frozenset({400, 403, 409, 422})
@@ -151,8 +153,8 @@ class Reconciler:
             await self._kube.delete_job(namespace, name)
         for name in decision.delete_children:
             # The Job last: it is by the Job that the others are found again if this ends half-way.
-            for plural in ("configmaps", "services"):
-                await self._kube.delete("v1", plural, namespace, name)
+            for version, plural in _CHILDREN:
+                await self._kube.delete(version, plural, namespace, name)
             await self._kube.delete_job(namespace, name)
 
     async def _write_status(self, manifest: Object, status: FineTuneJobStatus) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from finetune_operator.errors import ConfigurationError
+from finetune_operator.network import JobNetwork
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Settings:
         secret_grace_seconds: how long a job waits for a Secret that does not exist before it fails.
         gang_grace_seconds: how long pods of a job that are placed wait for others that cannot be, once to twice.
         resync_seconds: how often every job is looked at without being told to.
+        job_network: the NetworkPolicies of pods.
     """
 
     namespace: str
@@ -44,6 +48,7 @@ class Settings:
     gang_grace_seconds: float
     resync_seconds: float
     log_format: str
+    job_network: JobNetwork
 
 
 def parse_address(text: str) -> Address:
@@ -58,6 +63,20 @@ def parse_address(text: str) -> Address:
     return Address(host.strip("[]"), int(port))
 
 
+def parse_job_network(text: str) -> JobNetwork:
+    """Reads the chart's value ``jobNetworkPolicy`` as JSON.
+
+    Raises:
+        ConfigurationError: not JSON, or not what the chart's schema allows.
+    """
+    try:
+        return JobNetwork.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"--job-network-policy {path}: {first['msg']}") from error
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="finetune-operator", description="Operator of FineTuneJobs")
     add = parser.add_argument
@@ -70,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--secret-grace-seconds", type=float, default=30.0, help="wait this long for a Secret that does not exist")
     add("--gang-grace-seconds", type=float, default=300.0, help="let placed pods wait this long for unplaced ones")
     add("--resync-seconds", type=float, default=60.0, help="look at every job this often without being told to")
+    add("--job-network-policy", default="{}", help="the chart's value jobNetworkPolicy, as JSON")
     add("--log-format", choices=("plain", "json"), default="plain")
     return parser
 
@@ -97,4 +117,5 @@ def parse_settings(arguments: Sequence[str] | None = None) -> Settings:
         gang_grace_seconds=options.gang_grace_seconds,
         resync_seconds=options.resync_seconds,
         log_format=options.log_format,
+        job_network=parse_job_network(options.job_network_policy),
     )

@@ -99,7 +99,7 @@ def _training() -> World:
 def test_pods_of_an_attempt_that_the_status_never_knew_are_waited_for() -> None:
     """The operator dies after it created the Job; the user suspends and resumes while its pods take their time."""
     world = _training()
-    assert not world.reconcile(3), "died before the status"
+    assert not world.reconcile(4), "died before the status"
     world.control_jobs()
     world.start_pods()
     world.change(suspend=True)

@@ -108,12 +108,12 @@ def test_the_whole_life_leaves_the_job_alone_and_trains_once() -> None:
     world = World()
     world.change(ttlSecondsAfterFinished=5)
     world.run_to_the_end()
-    assert not any(world.kube.of(kind) for kind in ("jobs", "pods", "configmaps", "services"))
+    assert not any(world.kube.of(kind) for kind in ("jobs", "pods", "configmaps", "services", "networkpolicies"))
     assert world.status.state == "Complete"
     assert sum(write.startswith("create Job") for write in world.kube.writes) == 2
 
 
-@pytest.mark.parametrize("crash_at", range(7))
+@pytest.mark.parametrize("crash_at", range(9))
 def test_a_crash_in_the_middle_of_the_cleaning_leaves_nothing(crash_at: int) -> None:
     world = World()
     world.run_to_the_end()
@@ -121,4 +121,4 @@ def test_a_crash_in_the_middle_of_the_cleaning_leaves_nothing(crash_at: int) -> 
     world.reconcile(writes_before_the_crash=crash_at)
     world.run_to_the_end()
     assert [write for write in world.kube.writes if write.startswith("create Job")][2:] == []
-    assert not any(world.kube.of(kind) for kind in ("jobs", "configmaps", "services"))
+    assert not any(world.kube.of(kind) for kind in ("jobs", "configmaps", "services", "networkpolicies"))

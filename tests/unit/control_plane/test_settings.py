@@ -6,6 +6,7 @@ import pytest
 
 from finetune_operator.errors import ConfigurationError
 from finetune_operator.main import main
+from finetune_operator.network import JobNetwork
 from finetune_operator.settings import Address, Settings, parse_address, parse_settings
 
 NEEDED = ["--trainer-image", "trainer:1", "--progress-url", "https://operator.example:8443"]
@@ -23,6 +24,7 @@ def test_defaults() -> None:
         gang_grace_seconds=300.0,
         resync_seconds=60.0,
         log_format="plain",
+        job_network=JobNetwork(),
     )
 
 
@@ -30,6 +32,7 @@ def test_everything_can_be_set() -> None:
     options = ["--namespace", "ops", "--watch-namespace", "a", "--watch-namespace", "b", "--log-format", "json"]
     options += ["--progress-listen", "[::1]:9000", "--health-listen", "127.0.0.1:8080"]
     options += ["--secret-grace-seconds", "5", "--resync-seconds", "2.5", "--gang-grace-seconds", "60"]
+    options += ["--job-network-policy", '{"enabled": false}']
     settings = parse_settings([*NEEDED, *options])
     assert settings.namespace == "ops"
     assert settings.watch_namespaces == ("a", "b")
@@ -37,6 +40,7 @@ def test_everything_can_be_set() -> None:
     assert (settings.secret_grace_seconds, settings.resync_seconds) == (5.0, 2.5)
     assert settings.gang_grace_seconds == 60.0
     assert settings.log_format == "json"
+    assert not settings.job_network.enabled
 
 
 def test_trailing_slash_of_the_url_is_dropped() -> None:
@@ -75,3 +79,17 @@ def test_options_without_a_default_are_asked_for(missing: str, capsys: pytest.Ca
         parse_settings(NEEDED[:start] + NEEDED[start + 2 :])
     assert ended.value.code == 2
     assert missing in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("no", "Invalid JSON"),
+        ('{"enable": false}', "enable: Extra inputs are not permitted"),
+        ('{"privateCIDRs": ["10.0.0.1/8"]}', "privateCIDRs: Value error, 10.0.0.1/8 has host bits set"),
+        ('{"dnsPorts": [0]}', "dnsPorts.0: Input should be greater than or equal to 1"),
+    ],
+)
+def test_policies_that_cannot_be_built_are_refused(text: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"--job-network-policy .*{problem}"):
+        parse_settings([*NEEDED, "--job-network-policy", text])

@@ -11,6 +11,9 @@ from finetune_api.base import Document, ResourceName
 
 # A rule of whatever holds a huggingFace.
 OFFLINE_NEEDS_CACHE = "!has(self.huggingFace) || !self.huggingFace.offline || has(self.huggingFace.cacheClaim)"
+# No user, password, query or fragment: a manifest is read by many, and is no place for a secret.
+HOST_PATTERN = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?)(:[0-9]{1,5})?"
+ENDPOINT_PATTERN = rf"^https?://{HOST_PATTERN}(/[^\s?#]*)?$"
 
 
 class AddressingStyle(StrEnum):
@@ -43,9 +46,10 @@ class S3Access(Document):
         Field(
             default=None,
             alias="endpointURL",
-            pattern=r"^https?://[^\s/]+(/.*)?$",
+            pattern=ENDPOINT_PATTERN,
             max_length=1024,
-            description="URL of the S3 endpoint. Default: AWS_ENDPOINT_URL of the Secret, else AWS itself.",
+            description="URL of the S3 endpoint, without credentials. Default: AWS_ENDPOINT_URL of the Secret, "
+            "else AWS itself.",
         ),
     ]
     region: Annotated[
@@ -82,9 +86,9 @@ class HubAccess(Document):
         Field(
             default=None,
             alias="endpointURL",
-            pattern=r"^https?://[^\s/]+(/.*)?$",
+            pattern=ENDPOINT_PATTERN,
             max_length=1024,
-            description="URL of a hub mirror. Default: the public hub.",
+            description="URL of a hub mirror, without credentials. Default: the public hub.",
         ),
     ]
     cache_claim: Annotated[

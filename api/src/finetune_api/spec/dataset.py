@@ -8,13 +8,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from finetune_api.base import Document, FractionString, effective_validations, validations
-from finetune_api.spec.access import OFFLINE_NEEDS_CACHE, HubAccess, S3Access
+from finetune_api.spec.access import HOST_PATTERN, OFFLINE_NEEDS_CACHE, HubAccess, S3Access
 
 _DATA_SOURCE = (
     r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+"
     r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?/.+"
     r"|hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*(/.+)?"
-    r"|https://[^\s/?#]+/[^\s?#]+)$"
+    rf"|https://{HOST_PATTERN}/[^\s?#]+)$"
 )
 # More than zero, below a thousand.
 _WEIGHT = r"^(0\.0*[1-9][0-9]*|[1-9][0-9]{0,2}(\.[0-9]+)?)$"
