@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from finetune_api import API_VERSION, PLURAL
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NotFound
-from finetune_operator.kube import Kube
+from finetune_operator.kube import Kube, TokenOwner
 
 Object = dict[str, Any]
 _PLURALS = {"NetworkPolicy": "networkpolicies"}
@@ -38,7 +38,7 @@ class FakeKube(Kube):
         crash_before: the process dies before this many more writes were done; None for never.
         crash_after: the process dies as soon as this many more writes were done; None for never.
         refuse: errors to raise instead of the next writes, in order.
-        tokens: pairs of a token and an audience that it carries.
+        tokens: whose a token is, by the token and an audience that it carries.
         time: creationTimestamp of what is created next.
         stale: what reads see instead of the objects, as from an API server that is behind; None for the truth.
     """
@@ -49,7 +49,7 @@ class FakeKube(Kube):
         self.crash_before: int | None = None
         self.crash_after: int | None = None
         self.refuse: list[KubeError | None] = []
-        self.tokens: set[tuple[str, str]] = set()
+        self.tokens: dict[tuple[str, str], TokenOwner] = {}
         self.reviews = 0
         self.time = "2026-03-01T12:00:00Z"
         self.stale: dict[Identity, Object] | None = None
@@ -188,11 +188,11 @@ class FakeKube(Kube):
                 pod["metadata"].setdefault("deletionTimestamp", "2026-03-01T12:00:30Z")
         self._written()
 
-    async def review_token(self, token: str, audience: str) -> bool:
+    async def review_token(self, token: str, audience: str) -> TokenOwner | None:
         self.reviews += 1
         if self.refuse and (error := self.refuse.pop(0)):
             raise error
-        return (token, audience) in self.tokens
+        return self.tokens.get((token, audience))
 
 
 def _version(stored: Object) -> str:

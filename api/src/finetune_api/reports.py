@@ -84,7 +84,7 @@ class Checkpoint(Document):
 class ProgressReport(Document):
     """One report. Of several, the one with the highest attempt and then sequence number counts."""
 
-    uid: Annotated[str, Field(min_length=1, max_length=64)]
+    uid: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?$", max_length=63)]
     attempt: Annotated[int, Field(ge=1)]
     sequence: Annotated[int, Field(ge=0)]
     stage: Stage

@@ -136,7 +136,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     if seen.manifest["metadata"].get("deletionTimestamp"):
         return Decision(status=None)
     status = known_status(seen.manifest)
-    final = _final(status)
+    final = is_final(status)
     try:
         job = FineTuneJob.from_manifest({**seen.manifest, "status": {}})
     except ValidationError as error:
@@ -179,7 +179,8 @@ def known_status(manifest: Object) -> FineTuneJobStatus:
         return FineTuneJobStatus()
 
 
-def _final(status: FineTuneJobStatus) -> bool:
+def is_final(status: FineTuneJobStatus) -> bool:
+    """Whether a job is Complete or Failed, which it stays."""
     return is_true(status.conditions, ConditionType.COMPLETE) or is_true(status.conditions, ConditionType.FAILED)
 
 

@@ -44,6 +44,25 @@ _PLURALS = {
 
 
 @dataclass(frozen=True)
+class TokenOwner:
+    """Whom a token was made for.
+
+    Attributes:
+        user: such as ``system:serviceaccount:team:default``.
+        pod_uid: the pod that the token dies with; None for one that is bound to none.
+    """
+
+    user: str
+    pod_uid: str | None
+
+
+def token_owner(user: Object) -> TokenOwner:
+    """Reads the UserInfo of a TokenReview."""
+    pods: list[str] = (user.get("extra") or {}).get("authentication.kubernetes.io/pod-uid") or []
+    return TokenOwner(str(user.get("username", "")), pods[0] if len(pods) == 1 else None)
+
+
+@dataclass(frozen=True)
 class Credentials:
     """How to reach the API server, for a second client such as kopf's."""
 
@@ -235,8 +254,8 @@ class Kube:
         """Deletes a batch Job and its pods."""
         await self.delete("batch/v1", "jobs", namespace, name)
 
-    async def review_token(self, token: str, audience: str) -> bool:
-        """Whether a token is valid and meant for an audience."""
+    async def review_token(self, token: str, audience: str) -> TokenOwner | None:
+        """Whose a token is; None when it is not valid or not meant for an audience."""
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",
@@ -244,4 +263,6 @@ class Kube:
         }
         answer = await self._call("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=body)
         status = answer.get("status") or {}
-        return bool(status.get("authenticated")) and audience in (status.get("audiences") or ())
+        if not status.get("authenticated") or audience not in (status.get("audiences") or ()):
+            return None
+        return token_owner(status.get("user") or {})

@@ -27,12 +27,21 @@ class Reports:
 
     def __init__(self) -> None:
         self._newest: dict[Name, ProgressReport] = {}
+        self._ended: dict[Name, str] = {}
 
     def newest(self, namespace: str, name: str) -> ProgressReport | None:
         return self._newest.get((namespace, name))
 
     def forget(self, namespace: str, name: str) -> None:
         self._newest.pop((namespace, name), None)
+        self._ended.pop((namespace, name), None)
+
+    def end(self, namespace: str, name: str, uid: str) -> None:
+        """A job is finished: what is reported of it from now on does not count."""
+        self._ended[namespace, name] = uid
+
+    def ended(self, namespace: str, name: str, uid: str) -> bool:
+        return self._ended.get((namespace, name)) == uid
 
     def accept(self, namespace: str, name: str, report: ProgressReport) -> Stage | None:
         """Keeps a report if it is newer. Returns its stage where that differs from what was known before."""

@@ -1,4 +1,4 @@
-"""HTTPS endpoint that training pods report to. A token is accepted for the one job that its audience names."""
+"""HTTPS endpoint that training pods report to. A report counts when a living pod of the attempt sent it."""
 
 from __future__ import annotations
 
@@ -7,46 +7,66 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import Counter
 from pydantic import ValidationError
 
+from finetune_api.outcomes import Stage
 from finetune_api.reports import MAX_REPORT_BYTES, ProgressReport, audience, report_path
 from finetune_operator.errors import KubeError
 from finetune_operator.kube import Kube
+from finetune_operator.naming import JOB_UID_LABEL, labels
 from finetune_operator.progress import ProgressWriter, Reports
 from finetune_operator.settings import Address
 
 # A token lives for an hour; one that was revoked with its pod is refused at the latest after this.
 _REVIEW_SECONDS = 60.0
 _MAX_REVIEWS = 4096
+# As the path has them before it is decoded: no %2F may become a part of a path of the API server.
+_NAMESPACE, _NAME = "{namespace:[-a-z0-9]{1,63}}", "{name:[-.a-z0-9]{1,253}}"
+_LIVING = ("Pending", "Running")
 
 
 class TokenReviews:
-    """Answers of the TokenReview API, remembered for a short time by a digest of the token."""
+    """Whether tokens are of pods of a job: answers of the API server, remembered for a short time by a digest."""
 
     def __init__(self, kube: Kube, clock: Callable[[], float] = time.monotonic) -> None:
         self._kube = kube
         self._clock = clock
-        self._valid_until: OrderedDict[tuple[bytes, str], float] = OrderedDict()
+        self._valid_until: OrderedDict[tuple[bytes, str, int], float] = OrderedDict()
 
-    async def valid(self, token: str, wanted: str) -> bool:
-        """Whether a token carries an audience.
+    async def valid(self, token: str, namespace: str, name: str, report: ProgressReport) -> bool:
+        """Whether a token is that of a living pod of the attempt that a report is about.
+
+        Its audience is not enough: whoever may create tokens in some namespace chooses the audience.
 
         Raises:
             KubeError: the API server could not be asked.
         """
-        key = (hashlib.sha256(token.encode()).digest(), wanted)
+        wanted = audience(namespace, name, report.uid)
+        key = (hashlib.sha256(token.encode()).digest(), wanted, report.attempt)
         if self._valid_until.get(key, 0.0) > self._clock():
             return True
-        if not await self._kube.review_token(token, wanted):
+        owner = await self._kube.review_token(token, wanted)
+        if owner is None or not owner.user.startswith(f"system:serviceaccount:{namespace}:"):
+            return False
+        pods = await self._kube.list("v1", "pods", namespace, f"{JOB_UID_LABEL}={report.uid}")
+        expected = labels(name, report.uid, Stage.TRAIN, report.attempt)
+        if not any(_is_living(pod, owner.pod_uid, expected) for pod in pods):
             return False
         self._valid_until[key] = self._clock() + _REVIEW_SECONDS
         while len(self._valid_until) > _MAX_REVIEWS:
             self._valid_until.popitem(last=False)
         return True
+
+
+def _is_living(pod: dict[str, Any], uid: str | None, expected: dict[str, str]) -> bool:
+    metadata = pod["metadata"]
+    living = (pod.get("status") or {}).get("phase", "Pending") in _LIVING
+    return living and metadata["uid"] == uid and expected.items() <= metadata["labels"].items()
 
 
 class ProgressServer:
@@ -62,7 +82,7 @@ class ProgressServer:
 
     def application(self, *middlewares: Middleware) -> web.Application:
         app = web.Application(client_max_size=MAX_REPORT_BYTES, middlewares=middlewares)
-        app.router.add_post(report_path("{namespace}", "{name}"), self._receive)
+        app.router.add_post(report_path(_NAMESPACE, _NAME), self._receive)
         app.router.add_get("/healthz", _healthy)
         return app
 
@@ -77,11 +97,13 @@ class ProgressServer:
         except ValidationError as error:
             return web.json_response({"error": str(error.errors(include_input=False)[0]["msg"])}, status=400)
         try:
-            valid = await self._reviews.valid(token, audience(namespace, name, report.uid))
+            valid = await self._reviews.valid(token, namespace, name, report)
         except KubeError:
             return web.json_response({"error": "tokens cannot be checked now, try again"}, status=503)
         if not valid:
             return web.json_response({"error": "the token is not for this job"}, status=403)
+        if self._reports.ended(namespace, name, report.uid):
+            return web.json_response({"error": "the job has ended"}, status=403)
         if self._reports.accept(namespace, name, report):
             self._changed(namespace, name)
         self._writer.notice(namespace, name)

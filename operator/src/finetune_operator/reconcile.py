@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.decide import Decision, Policy, decide, known_status, refused
+from finetune_operator.decide import Decision, Policy, decide, is_final, known_status, refused
 from finetune_operator.dependents import Dependents
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
 from finetune_operator.events import damage_event, damages, event, transitions
@@ -98,6 +98,8 @@ class Reconciler:
             raise
         await self._delete(key.namespace, decision)
         await self._write_status(seen.manifest, decision.status)
+        if is_final(decision.status):
+            self._reports.end(key.namespace, key.name, seen.manifest["metadata"]["uid"])
         return decision.requeue_after
 
     async def _observe(self, key: Key) -> Observation:

@@ -10,7 +10,15 @@ import pytest
 from kubernetes.config import incluster_config, kube_config
 
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
-from finetune_operator.kube import collection_path, credentials, error_of, load_configuration, resource_of
+from finetune_operator.kube import (
+    TokenOwner,
+    collection_path,
+    credentials,
+    error_of,
+    load_configuration,
+    resource_of,
+    token_owner,
+)
 
 
 def _status(reason: str, message: str, **details: Any) -> str:
@@ -98,3 +106,12 @@ def test_a_token_is_the_bare_token_wherever_it_comes_from(tmp_path: Path, monkey
         monkeypatch.setattr(incluster_config, variable, str(tmp_path / variable))
     known = credentials(load_configuration())
     assert (known.server, known.token) == ("https://10.0.0.1:443", "abc")
+
+
+def test_whose_a_token_is() -> None:
+    extra = {"authentication.kubernetes.io/pod-uid": ["pod-a"], "authentication.kubernetes.io/pod-name": ["a"]}
+    assert token_owner({"username": "system:serviceaccount:a:b", "extra": extra}) == TokenOwner(
+        "system:serviceaccount:a:b", "pod-a"
+    )
+    assert token_owner({"username": "jane"}) == TokenOwner("jane", None)
+    assert token_owner({}) == TokenOwner("", None)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry, Counter
+from yarl import URL
 
 from finetune_api.outcomes import Stage
 from finetune_api.reports import MAX_REPORT_BYTES, audience, report_path
 from finetune_operator.errors import KubeError
+from finetune_operator.kube import TokenOwner
+from finetune_operator.naming import labels
 from finetune_operator.progress import ProgressWriter, Reports
 from finetune_operator.progress_server import ProgressServer, TokenReviews, reports_counter
 from support.builders import NAME, NAMESPACE, UID, progress, report, stored
@@ -21,6 +26,16 @@ A_TOKEN, B_TOKEN = "token-of-job-a", "token-of-job-b"
 BEARER = {"Authorization": f"Bearer {A_TOKEN}"}
 
 
+OWNER = TokenOwner(f"system:serviceaccount:{NAMESPACE}:default", "pod-a")
+
+
+def _pod(**label: str) -> dict[str, Any]:
+    """Rank 0 of the first attempt."""
+    known = labels(NAME, UID, Stage.TRAIN, 1) | {f"finetune.dev/{key}": value for key, value in label.items()}
+    metadata = {"name": f"{NAME}-train-1-0", "namespace": NAMESPACE, "uid": "pod-a", "labels": known}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"phase": "Running"}}
+
+
 class _Bench:
     """A server on loopback, with the API server behind it in memory."""
 
@@ -28,9 +43,10 @@ class _Bench:
         self.kube = FakeKube()
         put_job(self.kube, stored())
         self.kube.tokens = {
-            (A_TOKEN, audience(NAMESPACE, NAME, UID)),
-            (B_TOKEN, audience(NAMESPACE, "job-b", "uid-b")),
+            (A_TOKEN, audience(NAMESPACE, NAME, UID)): OWNER,
+            (B_TOKEN, audience(NAMESPACE, "job-b", "uid-b")): TokenOwner(OWNER.user, "pod-b"),
         }
+        self.pod = self.kube.put(_pod())
         self.reports = Reports()
         self.writer = ProgressWriter(self.kube, self.reports)
         self.changed: list[tuple[str, str]] = []
@@ -133,6 +149,57 @@ async def test_token_of_an_older_job_of_the_name_403(bench: _Bench) -> None:
     assert await _asked(bench, uid="newer") == NOT_THIS_JOB
 
 
+@pytest.mark.parametrize(
+    "owner",
+    [
+        TokenOwner("system:serviceaccount:team-b:default", "pod-a"),
+        TokenOwner("system:serviceaccount:team-a-b:default", "pod-a"),
+        TokenOwner("somebody", "pod-a"),
+        TokenOwner(OWNER.user, None),
+        TokenOwner(OWNER.user, "another-pod"),
+    ],
+    ids=["another namespace", "a namespace that begins like it", "no ServiceAccount", "no pod", "another pod"],
+)
+async def test_whoever_makes_tokens_chooses_their_audience_and_is_refused(bench: _Bench, owner: TokenOwner) -> None:
+    bench.kube.tokens[A_TOKEN, audience(NAMESPACE, NAME, UID)] = owner
+    assert await _asked(bench) == NOT_THIS_JOB
+
+
+@pytest.mark.parametrize("label", [{"attempt": "2"}, {"stage": "prepare"}, {"job": "other"}, {"job-uid": "other"}])
+async def test_a_pod_of_something_else_is_refused(bench: _Bench, label: dict[str, str]) -> None:
+    bench.kube.put(_pod(**label))
+    assert await _asked(bench) == NOT_THIS_JOB
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+async def test_a_pod_that_has_ended_is_refused(bench: _Bench, phase: str) -> None:
+    bench.pod["status"]["phase"] = phase
+    assert await _asked(bench) == NOT_THIS_JOB
+
+
+async def test_a_token_that_is_remembered_does_not_outlive_the_job(bench: _Bench) -> None:
+    assert (await bench.post())[0] == 204
+    bench.reports.end(NAMESPACE, NAME, UID)
+    assert await bench.post(report(1, 1).to_json()) == (403, '{"error": "the job has ended"}')
+    bench.reports.forget(NAMESPACE, NAME)
+    assert (await bench.post(report(1, 1).to_json()))[0] == 204
+
+
+@pytest.mark.parametrize("name", ["haiku%2F..%2Fother", "..%2Fother", "haiku%00", "Haiku", "haiku%2fstatus"])
+async def test_a_path_that_leads_elsewhere_404(bench: _Bench, name: str) -> None:
+    url = URL(f"/v1/namespaces/{NAMESPACE}/finetunejobs/{name}/progress", encoded=True)
+    async with bench.client.post(url, data=report().to_json(), headers=BEARER) as answer:
+        assert answer.status == 404
+    assert bench.kube.reviews == 0
+
+
+@pytest.mark.parametrize("uid", ["a,b=c", "a/b", "a b", "", "x" * 64])
+async def test_what_is_no_uid_400(bench: _Bench, uid: str) -> None:
+    sent = json.dumps(report().to_wire() | {"uid": uid})
+    assert (await bench.post(sent))[0] == 400
+    assert bench.kube.reviews == 0
+
+
 @pytest.mark.parametrize("body", ["", "no JSON", "[]", "{}", '{"uid": "u"}', '{"stage": "coffee"}'])
 async def test_what_is_no_report_400(bench: _Bench, body: str) -> None:
     status, text = await bench.post(body)
@@ -197,16 +264,17 @@ async def test_refusals_are_not_remembered(bench: _Bench) -> None:
     """A token whose pod was only just created may be unknown to one API server for a moment."""
     bench.kube.tokens.clear()
     assert (await bench.post())[0] == 403
-    bench.kube.tokens.add((A_TOKEN, audience(NAMESPACE, NAME, UID)))
+    bench.kube.tokens[A_TOKEN, audience(NAMESPACE, NAME, UID)] = OWNER
     assert (await bench.post())[0] == 204
 
 
 async def test_memory_of_tokens_is_bounded() -> None:
     kube = FakeKube()
-    kube.tokens = {(f"token-{number}", "audience") for number in range(5000)}
+    kube.put(_pod())
+    kube.tokens = {(f"token-{number}", audience(NAMESPACE, NAME, UID)): OWNER for number in range(5000)}
     reviews = TokenReviews(kube, lambda: 0.0)
     for number in range(5000):
-        assert await reviews.valid(f"token-{number}", "audience")
+        assert await reviews.valid(f"token-{number}", NAMESPACE, NAME, report())
     assert len(vars(reviews)["_valid_until"]) == 4096
     assert not any(b"token" in key[0] for key in vars(reviews)["_valid_until"]), "only digests are kept"
 
