@@ -10,6 +10,7 @@ import pytest
 from peft import PeftConfig
 from safetensors.numpy import load_file
 
+from support.browser import launched, opened
 from support.local_store import Ended, Store, new_store
 
 # Each run starts processes that import torch and DeepSpeed.
@@ -69,6 +70,20 @@ def test_the_manifest_digest_is_that_of_the_published_manifest(store: Store, tra
 
     assert trained.status["artifact"]["manifestDigest"] == f"sha256:{hashlib.sha256(text).hexdigest()}"
     assert json.loads(text)
+
+
+def test_a_browser_draws_the_published_report(store: Store, trained: Ended) -> None:
+    folder = artifact_folder(store, trained)
+    listed = {file["name"] for file in json.loads((folder / "manifest.json").read_text())["files"]}
+    assert {"report.html", "data-report.html", "metrics.jsonl"} <= listed
+
+    with launched() as browser, opened(browser, folder / "report.html") as seen:
+        drawn = [curve.bounding_box() for curve in seen.page.locator("polyline.curve").all()]
+        assert (seen.console, seen.requests) == ([], [])
+        # Loss, held-out loss, learning rate, throughput and memory.
+        assert [bool(box and box["width"] > 50) for box in drawn] == [True] * 5
+        assert seen.page.get_by_role("row", name="attempt 1 0 2").count() == 1
+        assert seen.page.get_by_role("row", name="training rows 3").is_visible()
 
 
 def test_running_it_again_adopts_the_artifact(store: Store, trained: Ended) -> None:

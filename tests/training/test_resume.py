@@ -132,9 +132,10 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
 
 
 def metrics(workspace: Path) -> list[dict[str, Any]]:
-    """Everything measured, without times."""
+    """Everything measured, without what differs from run to run."""
     lines = (workspace / "artifact" / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+    own = {"seconds", "time", "memoryBytes"}
+    return [{key: value for key, value in json.loads(line).items() if key not in own} for line in lines]
 
 
 def weights(workspace: Path) -> dict[str, torch.Tensor]:

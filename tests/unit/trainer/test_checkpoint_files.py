@@ -28,13 +28,16 @@ from finetune_trainer.training.checkpoints.saving import Pending, Run, Saver
 from finetune_trainer.training.checkpoints.slicing import Incompatible
 from finetune_trainer.training.checkpoints.snapshot import Snapshot
 from finetune_trainer.training.engine_state import LivePart
-from finetune_trainer.training.metrics import EvaluationMetrics, StepMetrics
+from finetune_trainer.training.metrics import AttemptStarted, CheckpointSaved, EvaluationMetrics, StepMetrics
 
 RUN_ID = "r-" + "0" * 20
 PREFIX = S3Location("bucket", "runs/_checkpoints")
 SIZE = 10
 HISTORY = History(
-    [StepMetrics(1, 2, 0.5, 3.25, 1e-3, 0.1, 64, 0.25, {"tokenAccuracy": 0.5})], [EvaluationMetrics(0, 3.5, {})]
+    [StepMetrics(1, 2, 0.5, 3.25, 1e-3, 0.1, 64, 0.25, {"tokenAccuracy": 0.5}, 1790000000.5, 1 << 30)],
+    [EvaluationMetrics(0, 3.5, {}, 1790000000.0)],
+    [AttemptStarted(1, 0, 1789999999.0, 2)],
+    [CheckpointSaved(1, 1790000001.0)],
 )
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from finetune_trainer.artifact.report import render_report
 from finetune_trainer.training.metrics import (
     EvaluationMetrics,
     MetricsFile,
@@ -28,6 +26,8 @@ STEP = StepMetrics(
     grad_norm=0.5,
     tokens=1000,
     seconds=0.5,
+    time=1_790_000_000.25,
+    memory=3 << 20,
 )
 
 
@@ -73,12 +73,12 @@ def test_log_line() -> None:
 
 def test_metrics_file_has_a_line_per_step_and_evaluation(tmp_path: Path) -> None:
     file = MetricsFile(tmp_path / "metrics.jsonl")
-    file.write(EvaluationMetrics(0, 3.5))
+    file.write(EvaluationMetrics(0, 3.5, {"perplexity": 33.1}, 1_790_000_000.0))
     file.write(STEP)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     file.close()
     assert lines == [
-        {"kind": "evaluation", "step": 0, "loss": 3.5},
+        {"kind": "evaluation", "step": 0, "loss": 3.5, "perplexity": 33.1, "time": "2026-09-21T14:13:20.000Z"},
         {
             "kind": "step",
             "step": 5,
@@ -88,23 +88,7 @@ def test_metrics_file_has_a_line_per_step_and_evaluation(tmp_path: Path) -> None
             "gradNorm": 0.5,
             "tokens": 1000,
             "seconds": 0.5,
+            "memoryBytes": 3145728,
+            "time": "2026-09-21T14:13:20.250Z",
         },
     ]
-
-
-def test_report_draws_both_curves_and_the_table() -> None:
-    steps = [replace(STEP, step=number, loss=4.0 - number) for number in (1, 2, 3)]
-    measured = [EvaluationMetrics(0, 3.5, {"perplexity": 33.1}), EvaluationMetrics(3, 1.25, {"perplexity": 3.49})]
-    page = render_report("team/<job>", steps, measured)
-    assert "<title>team/&lt;job&gt;</title>" in page
-    assert page.count("<polyline") == 2
-    assert "<tr><th>step</th><th>loss</th><th>perplexity</th></tr>" in page
-    assert "<tr><td>3</td><td>1.25</td><td>3.49</td></tr>" in page
-    # Steps 0 to 3 over 740 units, losses 1 to 3.5 over 240.
-    assert 'points="306.7,108.0 553.3,204.0 800.0,300.0"' in page
-    assert "http" not in page
-
-
-def test_report_of_one_point_and_of_none() -> None:
-    assert 'points="60.0,60.0"' in render_report("one", [STEP], [])
-    assert "No step was measured." in render_report("none", [], [])

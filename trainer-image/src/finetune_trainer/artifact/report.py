@@ -1,80 +1,197 @@
-"""report.html: the loss curves of a run in one file that needs nothing else."""
+"""``report.html``: the whole course of a run in one page that needs nothing else. Pure."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from finetune_trainer.training.metrics import EvaluationMetrics, StepMetrics, decimal, thinned
+from finetune_api.results import EvaluationResult
+from finetune_trainer.artifact.charts import Curve, Mark, Panel, Point, Span, draw
+from finetune_trainer.artifact.timeline import timeline_of
+from finetune_trainer.data.datareport import data_details, data_totals
+from finetune_trainer.data.facts import DataFacts
+from finetune_trainer.pages import facts, folded, heading, page, paragraph, table
+from finetune_trainer.training.checkpoints.history import History
+from finetune_trainer.training.metrics import EvaluationMetrics, StepMetrics, decimal, duration, thinned
 
-_WIDTH, _HEIGHT, _MARGIN = 860, 360, 60
-# A browser draws no more points than this apart; longer runs are thinned.
-_MAX_POINTS = 2000
-
-Point = tuple[float, float]
-
-
-def render_report(title: str, steps: Sequence[StepMetrics], evaluations: Sequence[EvaluationMetrics]) -> str:
-    """A page with training and held-out loss over the optimizer steps, and the table of evaluations."""
-    training = [(float(point.step), point.loss) for point in thinned(steps, _MAX_POINTS)]
-    held_out = [(float(point.step), point.loss) for point in evaluations]
-    table = _table(evaluations)
-    return (
-        "<!doctype html>\n"
-        f'<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        "<style>body{font:15px system-ui,sans-serif;margin:2em auto;max-width:60em;color:#222}"
-        "td,th{padding:.2em 1em;text-align:right}svg text{font-size:12px;fill:#555}</style></head><body>\n"
-        f"<h1>{html.escape(title)}</h1>\n{_chart(training, held_out)}\n{table}\n</body></html>\n"
-    )
+_TABLE_ROWS = 50
+_CHART = "Loss, learning rate, throughput and memory over the time since training began"
+_READING = (
+    "All curves share one time axis: the time since the first attempt began. Pauses are cut short and shaded. "
+    "Steps that a lost attempt had computed after its last checkpoint are not shown, since they were computed again. "
+    "Memory is that of the first process: the most that a step took of its GPU, or on a CPU what the process held."
+)
 
 
-def _table(evaluations: Sequence[EvaluationMetrics]) -> str:
-    """Every evaluation with all that it measured."""
-    if not evaluations:
-        return ""
-    names = ("loss", *evaluations[0].metrics)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("step", *names))
+@dataclass(frozen=True)
+class Report:
+    """What the page tells.
+
+    Attributes:
+        title: the job.
+        provenance: names and values, such as the run ID.
+        history: everything that was measured.
+        settings: path, value and origin of every field that shaped the run.
+        evaluation: before and after, if anything was held out.
+        data: what was found in the data, if it is known.
+    """
+
+    title: str
+    provenance: Sequence[tuple[str, object]]
+    history: History
+    settings: Sequence[tuple[str, object, str]]
+    evaluation: EvaluationResult | None = None
+    data: DataFacts | None = None
+
+
+def render_report(report: Report) -> str:
+    """The page."""
+    history = report.history
+    body = [
+        facts([*report.provenance, *_course(history)]),
+        heading("Course"),
+        _chart(history),
+        folded("Values as a table", _values(history)),
+        *_evaluation(report.evaluation, history.evaluations),
+        *_attempts(history),
+        *_data(report.data),
+        heading("Configuration"),
+        paragraph("Every field that shaped this run, and whether the manifest or a default set it."),
+        table(("field", "value", "origin"), ((path, _value(value), origin) for path, value, origin in report.settings)),
+    ]
+    return page(report.title, body)
+
+
+def _course(history: History) -> Iterator[tuple[str, object]]:
+    """The run in a few numbers."""
+    steps = history.steps
+    if not steps:
+        return
+    yield "optimizer steps", steps[-1].step
+    yield "training loss", f"{decimal(steps[0].loss)} → {decimal(steps[-1].loss)}"
+    if history.evaluations:
+        yield "held-out loss", f"{decimal(history.evaluations[0].loss)} → {decimal(history.evaluations[-1].loss)}"
+    yield "tokens seen", sum(step.tokens for step in steps)
+    yield "time in these steps", duration(sum(step.seconds for step in steps))
+    if instants := _instants(history):
+        yield "began", _clock(min(instants))
+        yield "ended", _clock(max(instants))
+
+
+def _clock(instant: float) -> str:
+    return f"{datetime.fromtimestamp(instant, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _instants(history: History) -> list[float]:
+    """All times that are known."""
+    records = (history.attempts, history.steps, history.evaluations, history.checkpoints)
+    return [record.time for kind in records for record in kind if record.time]
+
+
+def _chart(history: History) -> str:
+    timeline = timeline_of(_instants(history))
+    if timeline is None:
+        return paragraph("No step was measured.")
+    ends = [attempt.time for attempt in history.attempts[1:]] + [math.inf]
+    spans = [
+        Span(f"attempt {attempt.number}", attempt.time, _last_before(end, history))
+        for attempt, end in zip(history.attempts, ends, strict=bool(history.attempts))
+    ]
+    marks = [Mark(f"checkpoint of step {saved.step}", saved.time) for saved in history.checkpoints]
+    picture = draw(_CHART, timeline, tuple(_panels(history)), spans, marks)
+    return f'<figure><div class="wide">{picture}</div><figcaption>{paragraph(_READING, "faint")}</figcaption></figure>'
+
+
+def _last_before(end: float, history: History) -> float:
+    """The last record before an instant: when an attempt is known to have lived."""
+    return max(instant for instant in _instants(history) if instant < end)
+
+
+def _panels(history: History) -> Iterator[Panel]:
+    steps = [step for step in history.steps if step.time]
+    held_out = [
+        Point(point.time, point.loss, f"after step {point.step}: held-out loss {decimal(point.loss)}")
+        for point in history.evaluations
+        if point.time
+    ]
+    training = [Point(step.time, step.loss, f"step {step.step}: loss {decimal(step.loss)}") for step in steps]
+    yield Panel("Loss", [Curve("training", training), Curve("held out", held_out, marked=True)], _short)
+    yield _panel("Learning rate", steps, [step.learning_rate for step in steps], _short)
+    yield _panel("Tokens per second", steps, [step.tokens_per_second for step in steps], _whole)
+    if any(step.memory for step in steps):
+        yield _panel("Memory in MiB", steps, [step.memory / 2**20 for step in steps], _whole)
+
+
+def _panel(title: str, steps: Sequence[StepMetrics], values: Sequence[float], spell: Callable[[float], str]) -> Panel:
+    points = [
+        Point(step.time, value, f"step {step.step}: {spell(value)}") for step, value in zip(steps, values, strict=True)
+    ]
+    return Panel(title, [Curve(title, points)], spell)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _values(history: History) -> str:
     rows = (
-        f"<tr><td>{point.step}</td>"
-        + "".join(f"<td>{decimal({'loss': point.loss, **point.metrics}[name])}</td>" for name in names)
-        + "</tr>"
-        for point in evaluations
+        (
+            step.step,
+            decimal(step.loss),
+            decimal(step.learning_rate),
+            decimal(step.grad_norm),
+            _whole(step.tokens_per_second),
+            _whole(step.memory / 2**20),
+        )
+        for step in thinned(history.steps, _TABLE_ROWS)
     )
-    return f"<h2>Held-out split</h2><table><tr>{head}</tr>{''.join(rows)}</table>"
+    return table(("step", "loss", "learning rate", "gradient norm", "tokens per second", "memory in MiB"), rows)
 
 
-def _chart(training: list[Point], held_out: list[Point]) -> str:
-    points = training + held_out
-    if not points:
-        return "<p>No step was measured.</p>"
-    left, right = min(x for x, _ in points), max(x for x, _ in points)
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    width, height = (right - left) or 1.0, (high - low) or 1.0
-
-    def place(point: Point) -> Point:
-        x, y = point
-        across = _MARGIN + (x - left) / width * (_WIDTH - 2 * _MARGIN)
-        down = _MARGIN + (high - y) / height * (_HEIGHT - 2 * _MARGIN)
-        return round(across, 1), round(down, 1)
-
-    bottom = _HEIGHT - _MARGIN
-    curves = _line([place(point) for point in training], "#2563eb") + _line(
-        [place(point) for point in held_out], "#dc2626"
-    )
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="loss over optimizer steps">'
-        f'<path d="M{_MARGIN} {_MARGIN}V{bottom}H{_WIDTH - _MARGIN}" fill="none" stroke="#bbb"/>'
-        f'<text x="{_MARGIN - 8}" y="{_MARGIN + 4}" text-anchor="end">{high:.3f}</text>'
-        f'<text x="{_MARGIN - 8}" y="{bottom + 4}" text-anchor="end">{low:.3f}</text>'
-        f'<text x="{_MARGIN}" y="{bottom + 20}">step {left:.0f}</text>'
-        f'<text x="{_WIDTH - _MARGIN}" y="{bottom + 20}" text-anchor="end">step {right:.0f}</text>'
-        f'<text x="{_MARGIN}" y="24" style="fill:#2563eb">training loss</text>'
-        f'<text x="{_MARGIN + 100}" y="24" style="fill:#dc2626">held-out loss</text>'
-        f"{curves}</svg>"
-    )
+def _evaluation(result: EvaluationResult | None, evaluations: Sequence[EvaluationMetrics]) -> list[str]:
+    """What the held-out split gave: of the base model beside the published one, and each time."""
+    if result is None or not evaluations:
+        return []
+    after = result.after or {}
+    compared = [("loss", result.loss_before, result.loss_after)]
+    compared += [(name, value, after.get(name, "")) for name, value in (result.before or {}).items()]
+    names = ("loss", *evaluations[0].metrics)
+    every = ((point.step, *_measures(point, names)) for point in thinned(evaluations, _TABLE_ROWS))
+    return [
+        heading("Evaluation"),
+        table(("held-out split", "before", "after"), compared),
+        folded("Every evaluation", table(("step", *names), every)),
+    ]
 
 
-def _line(points: list[Point], colour: str) -> str:
-    path = " ".join(f"{x},{y}" for x, y in points)
-    dots = "".join(f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>' for x, y in points[:200])
-    return f'<polyline points="{path}" fill="none" stroke="{colour}"/>{dots}' if points else ""
+def _measures(point: EvaluationMetrics, names: Iterable[str]) -> Iterator[str]:
+    measured = {"loss": point.loss, **point.metrics}
+    yield from (decimal(measured[name]) if name in measured else "" for name in names)
+
+
+def _attempts(history: History) -> list[str]:
+    """Attempts and checkpoints that led to the result."""
+    parts = []
+    if history.attempts:
+        rows = ((f"attempt {one.number}", one.step, one.processes, _clock(one.time)) for one in history.attempts)
+        parts += [heading("Attempts"), table(("attempt", "steps done before", "processes", "began"), rows)]
+    if history.checkpoints:
+        saved = ((f"step {one.step}", _clock(one.time)) for one in history.checkpoints)
+        parts.append(folded("Checkpoints", table(("checkpoint", "committed"), saved)))
+    return parts
+
+
+def _data(data: DataFacts | None) -> list[str]:
+    if data is None:
+        return []
+    return [heading("Data"), data_totals(data), folded("Data report", *data_details(data, level=3))]
+
+
+def _value(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -18,7 +18,8 @@ PointT = TypeVar("PointT")
 @dataclass(frozen=True)
 class StepMetrics:
     """One optimizer step. Loss of the objective (sft: nats per token), learning rate as used, gradient norm before
-    clipping, and what else the objective measures, by name."""
+    clipping, and what else the objective measures, by name; when it was done (Unix seconds) and memory in bytes, both 0
+    where an earlier version of the trainer did not note them."""
 
     step: int
     total_steps: int
@@ -29,6 +30,8 @@ class StepMetrics:
     tokens: int
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    time: float = 0.0
+    memory: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -37,11 +40,31 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class EvaluationMetrics:
-    """Held-out loss (sft: nats per token) after ``step`` optimizer steps, and what else the objective measures."""
+    """Held-out loss (sft: nats per token) after ``step`` optimizer steps, and what else the objective measures; when it
+    was done (Unix seconds, 0 where unknown)."""
 
     step: int
     loss: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    time: float = 0.0
+
+
+@dataclass(frozen=True)
+class AttemptStarted:
+    """An attempt, the optimizer steps that were done before it, when it began (Unix seconds), and its processes."""
+
+    number: int
+    step: int
+    time: float
+    processes: int
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    """A checkpoint of ``step`` optimizer steps, and when it was committed (Unix seconds)."""
+
+    step: int
+    time: float
 
 
 def decimal(value: float) -> str:
@@ -118,7 +141,8 @@ class MetricsFile:
 
 def _record(metrics: StepMetrics | EvaluationMetrics) -> dict[str, Any]:
     if isinstance(metrics, EvaluationMetrics):
-        return {"kind": "evaluation", "step": metrics.step, "loss": metrics.loss, **metrics.metrics}
+        measured = {"step": metrics.step, "loss": metrics.loss, **metrics.metrics}
+        return {"kind": "evaluation", **measured, "time": _instant(metrics.time)}
     return {
         "kind": "step",
         "step": metrics.step,
@@ -129,4 +153,10 @@ def _record(metrics: StepMetrics | EvaluationMetrics) -> dict[str, Any]:
         "tokens": metrics.tokens,
         "seconds": metrics.seconds,
         **metrics.metrics,
+        "memoryBytes": metrics.memory,
+        "time": _instant(metrics.time),
     }
+
+
+def _instant(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import shutil
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -19,9 +16,7 @@ from finetune_api.results import EvaluationResult, Prepared
 from finetune_api.spec import Publish
 from finetune_trainer.artifact.export import export, kind_of
 from finetune_trainer.artifact.manifest import Kind
-from finetune_trainer.artifact.report import render_report
-from finetune_trainer.artifact.trainerstate import TRAINER_STATE, trainer_state
-from finetune_trainer.data.splitfiles import REPORT_FILE
+from finetune_trainer.artifact.records import write_records
 from finetune_trainer.data.splits import Splits, TokenizedSplit
 from finetune_trainer.errors import Diverged
 from finetune_trainer.models.load import build_model
@@ -36,7 +31,9 @@ from finetune_trainer.training.evaluate import evaluate
 from finetune_trainer.training.heartbeat import AnyPulse, NoPulse, Phase
 from finetune_trainer.training.hyperparameters import effective_values
 from finetune_trainer.training.judgement import best, diverged, evaluation_result, exhausted, with_perplexity
+from finetune_trainer.training.memory import memory_used
 from finetune_trainer.training.metrics import (
+    AttemptStarted,
     EvaluationMetrics,
     MetricsFile,
     StepMetrics,
@@ -95,9 +92,8 @@ class Training:
     ) -> None:
         self.stage = Stage.TRAIN
         self._pulse = pulse or NoPulse()
-        self._spec, self._prepared, self._workspace = plan.spec, prepared, workspace
+        self._plan, self._spec, self._prepared, self._workspace = plan, plan.spec, prepared, workspace
         self._adapter = workspace.adapter if plan.upstream and plan.upstream.is_adapter else None
-        self._adjustments = plan.adjustments
         self._place, self._reporter = place, reporter
         self._objective: Objective[TokenizedSplit] = objective_of(plan.spec, continued=self._adapter is not None)
         self._pace = Pace(place.rank, place.world_size)
@@ -108,7 +104,6 @@ class Training:
         kept = workspace.artifact if self._keeps_best and place.rank == 0 else None
         self.checkpoints = Checkpoints(plan, prepared, rank, os.environ, self._stop, reporter, self._pulse, kept)
         self._history = History()
-        self._title = f"{plan.job.namespace}/{plan.job.name}, attempt {plan.attempt}"
 
     def run(self, splits: Splits) -> Trained:
         """Trains, evaluates and exports.
@@ -131,6 +126,9 @@ class Training:
         # What an objective wants of the model as it was before the first step, it cannot find in a later one.
         self._before_training(engine, splits, order)
         self._history = self.checkpoints.resume(engine.state())
+        self._history.attempts.append(
+            AttemptStarted(self._plan.attempt, len(self._steps), time.time(), self._place.world_size)
+        )
         metrics = MetricsFile(self._workspace.metrics, self._history.records()) if leader else None
         with self._stop.deferred():
             try:
@@ -141,10 +139,11 @@ class Training:
             if not self._keeps_best:
                 self._export(engine)
             self.checkpoints.finish()
+        evaluation = self._evaluation()
         if leader:
-            self._write_records()
+            write_records(self._plan, self._prepared, self._workspace, self._history, evaluation)
         curve = tuple((step.step, step.loss) for step in thinned(self._steps, _CURVE_POINTS))
-        return Trained(kind_of(model, self._spec), self._evaluation(), curve)
+        return Trained(kind_of(model, self._spec), evaluation, curve)
 
     def _train(
         self, engine: Engine, splits: Splits, order: BatchOrder | PackedOrder, metrics: MetricsFile | None
@@ -253,6 +252,8 @@ class Training:
             tokens=objective.tokens(splits.train, batch.rows),
             seconds=time.perf_counter() - started,
             metrics=means.metrics,
+            time=time.time(),
+            memory=memory_used(self._place.device),
         )
 
     def _publish_step(self, metrics: MetricsFile | None, measured: StepMetrics, seconds_per_step: float) -> None:
@@ -273,7 +274,7 @@ class Training:
         means = evaluate(engine, self._objective, splits.validation, count, pause)
         self._check(means.loss, f"the held-out loss after step {step}")
         measures = with_perplexity(self._spec.method.objective, means.loss, means.metrics)
-        self._evaluations.append(EvaluationMetrics(step, means.loss, measures))
+        self._evaluations.append(EvaluationMetrics(step, means.loss, measures, time.time()))
         if metrics:
             metrics.write(self._evaluations[-1])
             print(f"held-out loss {means.loss:.4f} after step {step}", flush=True)
@@ -298,15 +299,5 @@ class Training:
 
     def _log_hyperparameters(self) -> None:
         if self._place.rank == 0:
-            for path, value, origin in effective_values(self._spec, self._adjustments):
+            for path, value, origin in effective_values(self._spec, self._plan.adjustments):
                 logger.info("%s = %s (%s)", path, value, origin)
-
-    def _write_records(self) -> None:
-        folder: Path = self._workspace.artifact
-        (folder / "report.html").write_text(render_report(self._title, self._steps, self._evaluations))
-        state = trainer_state(self._spec, self._steps, self._evaluations)
-        (folder / TRAINER_STATE).write_text(json.dumps(state, indent=2) + "\n")
-        self._workspace.metrics.replace(folder / "metrics.jsonl")
-        data_report = self._workspace.data / REPORT_FILE
-        if data_report.is_file():
-            shutil.copyfile(data_report, folder / REPORT_FILE)

@@ -6,21 +6,32 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from finetune_trainer.training.checkpoints.slicing import Incompatible
-from finetune_trainer.training.metrics import EvaluationMetrics, StepMetrics
+from finetune_trainer.training.metrics import AttemptStarted, CheckpointSaved, EvaluationMetrics, StepMetrics
 
-_KINDS: dict[str, type[StepMetrics | EvaluationMetrics]] = {"step": StepMetrics, "evaluation": EvaluationMetrics}
+Record = StepMetrics | EvaluationMetrics | AttemptStarted | CheckpointSaved
+_KINDS: dict[str, type[Record]] = {
+    "step": StepMetrics,
+    "evaluation": EvaluationMetrics,
+    "attempt": AttemptStarted,
+    "checkpoint": CheckpointSaved,
+}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 @dataclass
 class History:
-    """What was measured since the first step, by whichever attempt."""
+    """What was measured since the first step, by whichever attempt, and which attempts and checkpoints led here.
+
+    An attempt that left no checkpoint is not among them.
+    """
 
     steps: list[StepMetrics] = field(default_factory=list)
     evaluations: list[EvaluationMetrics] = field(default_factory=list)
+    attempts: list[AttemptStarted] = field(default_factory=list)
+    checkpoints: list[CheckpointSaved] = field(default_factory=list)
 
     def copy(self) -> History:
-        return History(list(self.steps), list(self.evaluations))
+        return History(list(self.steps), list(self.evaluations), list(self.attempts), list(self.checkpoints))
 
     def records(self) -> list[StepMetrics | EvaluationMetrics]:
         """Everything in the order in which it was measured: an evaluation after the step it names."""
@@ -29,7 +40,8 @@ class History:
 
     def dump(self) -> bytes:
         """One JSON document per line. Numbers keep all their digits."""
-        lines = (json.dumps([_NAMES[type(record)], asdict(record)]) for record in self.records())
+        everything: list[Record] = [*self.attempts, *self.records(), *self.checkpoints]
+        lines = (json.dumps([_NAMES[type(record)], asdict(record)]) for record in everything)
         return "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -46,4 +58,6 @@ def load_history(content: bytes) -> History:
     return History(
         [record for record in records if isinstance(record, StepMetrics)],
         [record for record in records if isinstance(record, EvaluationMetrics)],
+        [record for record in records if isinstance(record, AttemptStarted)],
+        [record for record in records if isinstance(record, CheckpointSaved)],
     )

@@ -31,6 +31,7 @@ from finetune_trainer.training.checkpoints.snapshot import Snapshot
 from finetune_trainer.training.collectives import broadcast_bytes, total
 from finetune_trainer.training.engine_state import EngineState
 from finetune_trainer.training.heartbeat import AnyPulse, Phase
+from finetune_trainer.training.metrics import CheckpointSaved
 from finetune_trainer.training.totals import Ranks
 
 logger = logging.getLogger(__name__)
@@ -107,8 +108,8 @@ class Checkpoints:
             manifest = Manifest.model_validate_json(content)
             history = self._resume_from(name.decode(), manifest)
             if history is not None:
-                self._resumed(manifest, name.decode(), damaged)
                 self._step, self._history = manifest.step, history
+                self._resumed(manifest, name.decode(), damaged)
                 return history
             damaged.append(name.decode())
         if damaged:
@@ -168,7 +169,7 @@ class Checkpoints:
         self._saved_step = manifest.step
         logger.info("going on from step %d of %s, written by %d processes", manifest.step, place, manifest.world_size)
         self._reporter.resumed(manifest.step, damaged)
-        self._reporter.committed(
+        self._known(
             Checkpoint(step=manifest.step, time=manifest.created, uri=str(place), world_size=manifest.world_size)
         )
 
@@ -275,6 +276,10 @@ class Checkpoints:
 
     def _committed(self, checkpoint: Checkpoint) -> None:
         logger.info("step %d is saved as %s", checkpoint.step, checkpoint.uri)
+        self._known(checkpoint)
+
+    def _known(self, checkpoint: Checkpoint) -> None:
+        self._history.checkpoints.append(CheckpointSaved(checkpoint.step, checkpoint.time.timestamp()))
         self._reporter.committed(checkpoint)
 
 
