@@ -10,7 +10,7 @@ export PATH := $(BIN):$(PATH)
 # Two workers: most tests wait for processes. Files stay together, since their fixtures run whole trainings.
 PYTEST_FLAGS ?= -q -n 2 --dist loadfile
 
-.PHONY: help env demo test faults lint crds verify bench images clean
+.PHONY: help env demo demo-dpo test faults lint crds verify bench images clean
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ env: ## Make .venv (dependencies once per machine and lock file)
 
 demo: env ## Fine-tune SmolLM2-135M with kubectl on a sandbox cluster of this machine
 	@python -m scripts.demo
+
+demo-dpo: env ## The same, then preference tuning of its adapter in a second job
+	@python -m scripts.demo --dpo
 
 test: lint verify ## Run all checks and tests (KUBECONFIG set: cluster tests run there)
 	@python -m finetune_sandbox build

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -64,16 +64,21 @@ def compare(base: Path, adapter: Path, rows: Path, held_out: Path, question: str
 
 def held_out_chats(tokenizer: Any, rows: Path, held_out: Path) -> list[Chat]:
     """The rows that were held out, tokenized anew from their text."""
+    chats = [chat_of(tokenizer, json.loads(line)["messages"]) for line in rows.read_text().splitlines()]
+    return list(filter(membership(held_out), chats))
+
+
+def membership(held_out: Path) -> Callable[[Chat], bool]:
+    """Tells of a chat whether it is in a held-out shard, where it may have been truncated."""
     tensors = load_file(held_out)
-    ends = tensors["offsets"].tolist()
     ids = tensors["input_ids"].tolist()
-    chosen = {tuple(ids[begin:end]) for begin, end in pairwise(ends)}
-    chats = [_chat(tokenizer, json.loads(line)["messages"]) for line in rows.read_text().splitlines()]
-    longest = max(map(len, chosen))
-    return [chat for chat in chats if tuple(chat.ids[:longest]) in chosen]
+    known = {tuple(ids[begin:end]) for begin, end in pairwise(tensors["offsets"].tolist())}
+    longest = max(map(len, known))
+    return lambda chat: tuple(chat.ids[:longest]) in known
 
 
-def _chat(tokenizer: Any, messages: list[dict[str, str]]) -> Chat:
+def chat_of(tokenizer: Any, messages: list[dict[str, str]]) -> Chat:
+    """A conversation with its labels."""
     ids: list[int] = tokenizer.apply_chat_template(messages, return_dict=False)
     prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
     # The line feed after the end of the turn belongs to the template, not to the answer.

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 
-def run(manifest: Path, store: Path, folder: Path) -> dict[str, Any] | None:
-    """Runs ``finetune run --local``, which shows its own progress; returns the final status, None if there is none."""
-    status_file = folder / "status.yaml"
+def run(manifest: Path, store: Path, status_file: Path, upstream: Sequence[Path] = ()) -> dict[str, Any] | None:
+    """Runs ``finetune run --local``, which shows its own progress; returns the final status, None if there is none.
+
+    ``upstream`` are the status files of finished jobs that the manifest goes on from.
+    """
     command = [sys.executable, "-m", "finetune_cli", "run", "--local", str(manifest)]
     command += ["--store", f"file://{store}", "--status-file", str(status_file)]
+    for file in upstream:
+        command += ["--upstream", str(file)]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if not status_file.exists():
         return None
@@ -22,5 +27,5 @@ def run(manifest: Path, store: Path, folder: Path) -> dict[str, Any] | None:
     return status
 
 
-def status_text(status: dict[str, Any]) -> str:
-    return yaml.safe_dump({"status": status}, sort_keys=False, allow_unicode=True, width=120)
+def status_text(status: Mapping[str, Any]) -> str:
+    return yaml.safe_dump({"status": dict(status)}, sort_keys=False, allow_unicode=True, width=120)

@@ -7,8 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+PROJECT = Path(__file__).resolve().parents[2]
+ROWS = PROJECT / "examples" / "data" / "finetune-operator.jsonl"
+PAIRS = PROJECT / "examples" / "data" / "finetune-operator-preferences.jsonl"
+BUCKET = "finetune"
 MODEL_KEY = "models/SmolLM2-135M-Instruct"
 ROWS_KEY = "datasets/finetune-operator/train.jsonl"
+PAIRS_KEY = "datasets/finetune-operator/preferences.jsonl"
 ARTIFACTS = "artifacts"
 
 
@@ -71,11 +76,12 @@ class FolderBucket:
         shutil.copyfile(source, target)
 
 
-def fill(bucket: Bucket, model: Path, rows: Path) -> None:
-    """Puts the model's folder and the rows where the example's manifest expects them."""
+def fill(bucket: Bucket, model: Path, rows: Path, pairs: Path) -> None:
+    """Puts the model's folder, the rows and the pairs where the examples' manifests expect them."""
     for file in sorted(model.iterdir()):
         bucket.upload(file, f"{MODEL_KEY}/{file.name}")
     bucket.upload(rows, ROWS_KEY)
+    bucket.upload(pairs, PAIRS_KEY)
 
 
 def fetch_folder(bucket: Bucket, prefix: str, into: Path) -> Path:
