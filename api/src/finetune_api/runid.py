@@ -20,9 +20,13 @@ from finetune_api.spec import (
 RECIPE_VERSION = 2
 
 
+# Made once: json.dumps makes one for each document, and prepare has a document per row.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical_json(document: Any) -> bytes:
     """One byte string per JSON value: sorted keys, no spaces, UTF-8."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _CANONICAL.encode(document).encode()
 
 
 def sha256_digest(content: bytes) -> str:

@@ -69,6 +69,7 @@ def test_memory_does_not_grow_with_the_rows(folder_place: Place, monkeypatch: py
     """Peaks of what Python allocates; buffers and batches are made small so that few rows fill them."""
     monkeypatch.setattr(shards, "SHARD_TOKENS", 1 << 12)
     monkeypatch.setattr(pipeline, "_BATCH_ROWS", 32)
+    monkeypatch.setattr(similarity, "_WAITING_ROWS", 32)
     monkeypatch.setattr(folder, "CHUNK_BYTES", 1 << 12)
     monkeypatch.setattr(similarity, "_PART_KEYS", 1 << 8)
     monkeypatch.setattr(similarity, "_CHUNK_KEYS", 1 << 8)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from finetune_trainer.data.chat import ChatTemplate, Rendered
@@ -358,6 +359,23 @@ def test_plain_text_gives_the_tokens_of_transformers_and_an_end(smollm2: Path, r
     tokens = reference(words)["input_ids"]
     assert row.input_ids == (tokens if words.endswith("<|im_end|>") else [*tokens, reference.eos_token_id])
     assert list(row.loss_mask) == [1] * len(row.input_ids)
+
+
+@pytest.fixture(scope="module")
+def both(smollm2: Path) -> tuple[TextTokenizer, Tokenizer]:
+    return TextTokenizer(smollm2), Tokenizer.from_file(str(smollm2 / "tokenizer.json"))
+
+
+@given(data=st.data())
+def test_the_mask_is_that_of_all_offsets(both: tuple[TextTokenizer, Tokenizer], data: st.DataObject) -> None:
+    """Also where a span begins or ends in the middle of a token, or of a character of several tokens."""
+    words = data.draw(st.lists(st.sampled_from([*"ab 1.\n", "  ", "é", "🙂", "你", "\u200b", "<|im_end|>", " word"])))
+    text = "".join(words)
+    places = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    spans = tuple(zip(places[::2], places[1::2], strict=False))
+    [row] = both[0].tokenize([Rendered(text, spans)])
+    encoding = both[1].encode(text, add_special_tokens=False)
+    assert (row.input_ids, row.loss_mask) == (encoding.ids, loss_mask(encoding.offsets, spans))
 
 
 def test_special_tokens_around_plain_text(paper_model: Path, tmp_path: Path) -> None:

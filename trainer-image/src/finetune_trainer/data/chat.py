@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Macro
+from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finetune_trainer.data.examples import Conversation, Message
@@ -32,6 +31,9 @@ _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # Templates that print the date print this one: the same rows must give the same tokens on every day.
 _DATE = datetime(2024, 7, 26)
 _FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+_OF_DICTIONARIES = frozenset(dir(dict))
+_OF_LOOPS = frozenset({"first", "last", "index", "index0"})
 
 MODEL_FIELD = "spec.model.source"
 
@@ -46,8 +48,7 @@ _PROBE_TOOL: Message = {
 _PROBE_CALL: Message = {"id": "probe0000", "type": "function", "function": {"name": _PROBE, "arguments": {}}}
 
 
-@dataclass(frozen=True)
-class Rendered:
+class Rendered(NamedTuple):
     """A row as text, and the ranges of characters in it that carry loss.
 
     ``plain`` text came through no template: the tokenizer's own special tokens belong around it.
@@ -108,11 +109,22 @@ def _refuse_private(name: str) -> None:
         raise jinja2.exceptions.SecurityError(f"{name!r} begins with an underscore")
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """jinja2's sandbox with a short way to what templates look up most; what they find is the same."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """A place in a loop, an entry of a dictionary, or what jinja2 finds."""
+        kind = type(obj)
+        if kind is dict and attribute in obj and attribute not in _OF_DICTIONARIES:
+            return obj[attribute]
+        if kind is LoopContext and attribute in _OF_LOOPS:
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
+
+
 def _environment() -> jinja2.Environment:
     """The environment in which transformers renders templates (chat_template_utils), but for the date."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols])
 
     def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
@@ -152,6 +164,8 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise self._unusable(f"is not valid: {error}", "correct it") from error
+        # A chain of mappings at first, of which each rendering would make one dictionary anew, entry by entry.
+        self._template.globals = dict(self._template.globals)
         self._marked = bool(_MARK.search(source))
         self._variables = dict(variables)
         self._special = frozenset({*special_tokens, *stop_tokens})
@@ -218,9 +232,12 @@ class ChatTemplate:
     def _render(
         self, messages: Sequence[Message], tools: Sequence[Message] = (), prompt: bool = False
     ) -> tuple[str, tuple[Span, ...]]:
-        context = {"messages": list(messages), "documents": None, "add_generation_prompt": prompt}
+        given = {"messages": list(messages), "tools": list(tools) or None, "documents": None}
+        context = {**self._variables, **given, "add_generation_prompt": prompt}
         try:
-            return self._blocks.render(self._template.generate(**self._variables, **context, tools=list(tools) or None))
+            if not self._marked:
+                return self._template.render(context), ()
+            return self._blocks.render(self._template.generate(context))
         except _FAULTS as error:
             raise BadRow(f"the chat template refuses it: {error}") from error
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from finetune_trainer.data.chat import ChatTemplate, Rendered
 from finetune_trainer.data.datafiles import SourceFiles
@@ -61,8 +62,7 @@ class _SourceCounts:
     examples: int = 0
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     """A row on its way; ``number`` counts over all files, ``place`` is file and line."""
 
     source: SourceFiles
@@ -256,7 +256,7 @@ def _without_answer(sequences: Sequence[TokenizedRow], limit: int) -> str | None
     if len(sequences) < 2:
         return None
     for name, sequence in zip(_ANSWERS, sequences, strict=True):
-        if not any(sequence.loss_mask):
+        if 1 not in sequence.loss_mask:
             return f"no token of the {name} answer is among the first {limit}"
     return None
 

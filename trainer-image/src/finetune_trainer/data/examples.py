@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_api.runid import canonical_json
 
@@ -59,8 +59,7 @@ class Example:
         return "\n".join(sequence.words() for sequence in self.sequences)
 
 
-@dataclass(frozen=True)
-class RowKey:
+class RowKey(NamedTuple):
     """128 bits of the SHA-256 of a row's content: equal rows have equal keys, wherever they stand.
 
     ``place`` decides whether the row is held out, ``share`` whether a fractional weight takes it; each is 64 bits.

@@ -15,6 +15,7 @@ ROLES = ("system", "user", "assistant", "tool")
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 # Leaving these out would change what the row says, and they are not rendered.
 UNSUPPORTED = ("functions", "function_call", "reasoning_content", "reasoning", "thinking", "audio", "images", "videos")
+_UNSUPPORTED_NAMES = frozenset(UNSUPPORTED)
 _OF_TOOL_TURNS = ("name", "tool_call_id")
 _TOOL_CALLS = "tool_calls"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -50,7 +51,7 @@ def text(value: object, what: str) -> str:
     """
     if not isinstance(value, str):
         raise BadRow(f"{what} is not a string")
-    if _SURROGATE.search(value):
+    if not value.isascii() and _SURROGATE.search(value):
         raise BadRow(f"{what} has half of a surrogate pair")
     return value
 
@@ -61,6 +62,8 @@ def refuse_unsupported(fields: Mapping[str, Any], where: str) -> None:
     Raises:
         BadRow: naming the first of them.
     """
+    if _UNSUPPORTED_NAMES.isdisjoint(fields):
+        return
     for key in UNSUPPORTED:
         if fields.get(key):
             raise BadRow(f'{where} has "{key}", which is not supported')

@@ -62,7 +62,7 @@ def json_object(line: bytes) -> dict[str, Any]:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise BadRow(f"not valid JSON: {error.msg} at column {error.colno}") from error
     except RecursionError as error:
@@ -83,6 +83,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise BadRow(f"not valid JSON: {name}")
+
+
+# Made once: json.loads makes one for each row.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
 
 
 @dataclass(frozen=True)

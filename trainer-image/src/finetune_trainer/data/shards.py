@@ -31,37 +31,38 @@ class ShardWriter:
         self._split, self._store, self._folder, self._scratch = split, store, folder, scratch
         self._paired = False
         # Filled again for every shard: arrays that grow would leave holes behind, and memory would creep up.
-        self._input_ids = np.empty(SHARD_TOKENS, dtype=np.int32)
-        self._loss_mask = np.empty(SHARD_TOKENS, dtype=np.uint8)
+        # As memory views: they take a row of a few tokens sooner than numpy does.
+        self._input_ids, self._loss_mask = _buffers(SHARD_TOKENS)
         # No more entries than a row may have tokens.
         self._lengths: Counter[int] = Counter()
         self._empty()
 
     def add(self, sequences: Sequence[TokenizedRow], label: bool | None, truncated: bool) -> None:
         """Appends one row, of one sequence or of two."""
-        self._make_room(sum(len(sequence.input_ids) for sequence in sequences))
+        tokens = sum(len(sequence.input_ids) for sequence in sequences)
+        self._make_room(tokens)
         for sequence in sequences:
             begin, end = self._offsets[-1], self._offsets[-1] + len(sequence.input_ids)
-            self._input_ids[begin:end] = sequence.input_ids
-            self._loss_mask[begin:end] = np.frombuffer(sequence.loss_mask, dtype=np.uint8)
+            self._input_ids[begin:end] = array("i", sequence.input_ids)
+            self._loss_mask[begin:end] = sequence.loss_mask
             self._offsets.append(end)
             self._lengths[len(sequence.input_ids)] += 1
-            self.tokens += len(sequence.input_ids)
-            self.loss_tokens += sequence.loss_mask.count(1)
         if label is not None:
             self._desirable.append(label)
         self._paired = len(sequences) == 2
         self.rows += 1
         self.truncated += truncated
-        self.without_loss += not any(any(sequence.loss_mask) for sequence in sequences)
+        loss_tokens = sum(sequence.loss_mask.count(1) for sequence in sequences)
+        self.tokens += tokens
+        self.loss_tokens += loss_tokens
+        self.without_loss += not loss_tokens
 
     def _make_room(self, tokens: int) -> None:
         """Stores the shard when one more row would be too much for it."""
         if self._offsets[-1] + tokens > len(self._input_ids) or len(self._offsets) > SHARD_ROWS:
             self.close()
         if tokens > len(self._input_ids):
-            self._input_ids = np.empty(tokens, dtype=np.int32)
-            self._loss_mask = np.empty(tokens, dtype=np.uint8)
+            self._input_ids, self._loss_mask = _buffers(tokens)
 
     def close(self) -> None:
         """Stores what is left."""
@@ -86,10 +87,15 @@ class ShardWriter:
         name = shard_name(self._split, len(self.files))
         path = self._scratch / name
         tokens = self._offsets[-1]
-        buffers = (self._input_ids[:tokens].data, self._loss_mask[:tokens].data, memoryview(self._offsets))
+        buffers = (self._input_ids[:tokens], self._loss_mask[:tokens], memoryview(self._offsets))
         desirable = memoryview(self._desirable) if self._desirable else None
         write_split_file(path, *buffers, paired=self._paired, desirable=desirable)
         self.files[name] = f"sha256:{file_sha256(path)}"
         self._store.upload(path, self._folder.child(name))
         path.unlink()
         self._empty()
+
+
+def _buffers(tokens: int) -> tuple[memoryview, memoryview]:
+    """Room for token ids, as int32, and for their loss mask, as uint8; memory that is not touched costs nothing."""
+    return np.empty(tokens, dtype=np.int32).data, np.empty(tokens, dtype=np.uint8).data

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Encoding, Tokenizer
 
@@ -27,8 +26,8 @@ FILES = (TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, TEMPLATE, GENERATION_CONFI
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-@dataclass(frozen=True)
-class TokenizedRow:
+# Named tuples are made in a fifth of a frozen dataclass's time, and each row needs one.
+class TokenizedRow(NamedTuple):
     """Token ids and loss mask of one sequence, each [tokens]."""
 
     input_ids: list[int]
@@ -122,14 +121,16 @@ class TextTokenizer:
         return row.text[:end], tuple(spans), len(tokens.input_ids) > limit
 
     def _row(self, encoding: Encoding, row: Rendered) -> TokenizedRow:
-        ids, offsets = encoding.ids, encoding.offsets
+        ids = encoding.ids
         if not row.plain:
-            return TokenizedRow(ids, loss_mask(offsets, row.spans))
+            return TokenizedRow(ids, _quick_loss_mask(encoding, row.spans) or loss_mask(encoding.offsets, row.spans))
         # Special tokens around the text cover no characters: those before it carry no loss, the one that ends it does.
         special = encoding.special_tokens_mask
         content = [place for place, token in enumerate(special) if not token]
         first, end = (content[0], content[-1] + 1) if content else (len(ids), len(ids))
-        mask = bytearray(first) + loss_mask(offsets[first:end], row.spans) + bytearray(b"\x01") * (len(ids) - end)
+        mask = (
+            bytearray(first) + loss_mask(encoding.offsets[first:end], row.spans) + bytearray(b"\x01") * (len(ids) - end)
+        )
         if ids and ids[-1] == self.end_of_text:
             return TokenizedRow(ids, mask)
         return TokenizedRow([*ids, self.end_of_text], mask + b"\x01")
@@ -148,6 +149,31 @@ def loss_mask(offsets: Sequence[Span], spans: Sequence[Span]) -> bytearray:
         last = bisect_left(offsets, stop, key=begin)
         mask[first:last] = bytes([1]) * (last - first)
     return mask
+
+
+def _quick_loss_mask(encoding: Encoding, spans: Sequence[Span]) -> bytearray | None:
+    """What :func:`loss_mask` returns, or None where it has to be asked: getting all offsets takes long."""
+    mask = bytearray(len(encoding))
+    for start, stop in spans:
+        first, last = _token_at(encoding, start), _token_at(encoding, stop)
+        if first is None or last is None:
+            return None
+        mask[first:last] = b"\x01" * (last - first)
+    return mask
+
+
+def _token_at(encoding: Encoding, place: int) -> int | None:
+    """The one token that begins at a character and covers it, if no token without characters lies there too."""
+    token = encoding.char_to_token(place)
+    if token is None or _begin(encoding, token) != place or (token and _begin(encoding, token - 1) == place):
+        return None
+    return token
+
+
+def _begin(encoding: Encoding, token: int) -> int:
+    """The first character of a token; of one that stands for none, what no place is."""
+    characters = encoding.token_to_chars(token)
+    return characters[0] if characters else -1
 
 
 def template_source(folder: Path, config: dict[str, Any]) -> str:
