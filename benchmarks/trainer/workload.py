@@ -45,9 +45,9 @@ class Workload:
 
     def order(self) -> list[int]:
         """The rows in the order in which the trainer sees them in the first epoch, without packing."""
-        from finetune_trainer.training.batches import epoch_order
+        from finetune_trainer.training.epochs import epoch_rows
 
-        return [int(row) for row in epoch_order(len(self.lengths), SEED, 0)]
+        return [int(row) for row in epoch_rows(len(self.lengths), SEED, 0, 0, len(self.lengths))]
 
 
 def chat_lengths(rows: int, longest: int, seed: int = 0) -> tuple[int, ...]:

@@ -14,11 +14,11 @@ from finetune_trainer.training.batches import (
     BatchOrder,
     collate,
     count_tokens,
-    epoch_order,
     held_out_batch,
     held_out_batches,
     pad,
 )
+from finetune_trainer.training.epochs import epoch_rows
 
 
 class FewRows:
@@ -36,23 +36,6 @@ class FewRows:
     def row(self, index: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
         ids, mask = self._rows[index]
         return np.array(ids, dtype=np.int32), np.array(mask, dtype=np.uint8)
-
-
-def test_the_order_is_part_of_what_a_run_id_stands_for() -> None:
-    # A change of these numbers needs another RECIPE_VERSION in finetune_api.runid.
-    assert epoch_order(8, 42, 0).tolist() == [4, 3, 5, 0, 7, 6, 1, 2]
-    assert epoch_order(8, 42, 1).tolist() == [0, 1, 5, 7, 3, 4, 2, 6]
-    assert epoch_order(8, 43, 0).tolist() == [2, 5, 7, 4, 1, 3, 0, 6]
-
-
-@given(rows=st.integers(1, 300), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 1000))
-def test_an_epoch_is_a_permutation(rows: int, seed: int, epoch: int) -> None:
-    assert sorted(epoch_order(rows, seed, epoch).tolist()) == list(range(rows))
-
-
-def test_an_epoch_is_well_mixed() -> None:
-    order = epoch_order(10_000, 1, 0)
-    assert abs(np.corrcoef(order, np.arange(10_000))[0, 1]) < 0.05
 
 
 @given(
@@ -89,7 +72,7 @@ def test_the_held_out_split_is_one_batch() -> None:
 def test_epochs_follow_each_other_without_a_gap() -> None:
     order = BatchOrder(rows=5, seed=3, global_batch_size=4, micro_batch_size=4, rank=0, world_size=1)
     stream = [row for step in range(5) for row in order.global_batch(step).tolist()]
-    expected = [row for epoch in range(4) for row in epoch_order(5, 3, epoch).tolist()]
+    expected = [row for epoch in range(4) for row in epoch_rows(5, 3, epoch, 0, 5).tolist()]
     assert stream == expected
     assert order.epochs_done(5) == 4.0
 

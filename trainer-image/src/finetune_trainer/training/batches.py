@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from finetune_trainer.training.epochs import epoch_rows
 
 # Positions that carry no loss, as torch.nn.functional.cross_entropy calls them.
 IGNORE_INDEX = -100
@@ -50,26 +51,6 @@ class LabelledRows(Rows, Protocol):
         ...
 
 
-def _splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Finalizer of SplitMix64, https://doi.org/10.1145/2714064.2660195: a bijection on 64-bit integers."""
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
-
-
-@lru_cache(maxsize=2)
-def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Permutation of the rows in one epoch.
-
-    Rows are sorted by a hash instead of shuffled by a library, whose streams change between versions: the order is
-    part of what a run ID stands for.
-    """
-    stream = _splitmix64(np.array([seed], dtype=np.uint64)) + np.uint64(epoch)
-    keys = _splitmix64(_splitmix64(stream) ^ np.arange(rows, dtype=np.uint64))
-    return np.argsort(keys, kind="stable")
-
-
 @dataclass(frozen=True)
 class GlobalBatch:
     """The rows of one batch over all ranks, and which of them are this rank's.
@@ -104,11 +85,14 @@ class BatchOrder:
 
     def global_batch(self, step: int) -> NDArray[np.int64]:
         """Row numbers of one optimizer step over all ranks, shape [global_batch_size]."""
-        first = step * self.global_batch_size
-        positions = np.arange(first, first + self.global_batch_size)
-        epochs = range(int(positions[0]) // self.rows, int(positions[-1]) // self.rows + 1)
-        orders = {epoch: epoch_order(self.rows, self.seed, epoch) for epoch in epochs}
-        return np.array([orders[position // self.rows][position % self.rows] for position in positions.tolist()])
+        first, end = step * self.global_batch_size, (step + 1) * self.global_batch_size
+        parts = []
+        while first < end:
+            epoch, position = divmod(first, self.rows)
+            count = min(end - first, self.rows - position)
+            parts.append(epoch_rows(self.rows, self.seed, epoch, position, count))
+            first += count
+        return np.concatenate(parts)
 
     def batch(self, step: int) -> GlobalBatch:
         """The rows of one optimizer step, and this rank's part of them."""
