@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from finetune_sandbox import lifecycle, parts
+from finetune_sandbox import faults, lifecycle, parts
 from finetune_sandbox.layout import Layout, default_state_dir
 from finetune_sandbox.shape import Shape
 from finetune_sandbox.state import State
@@ -72,6 +72,14 @@ class Sandbox:
             "AWS_DEFAULT_REGION": parts.REGION,
             "FINETUNE_SANDBOX_BUCKET": self.bucket,
         }
+
+    def fault(self, kind: str, name: str, *, namespace: str = "default", process: str = "") -> str:
+        """Inject a fault (see ``finetune_sandbox.faults``); returns what was done, in words.
+
+        Raises:
+            RequestFailed: there is no such fault, pod, node or process.
+        """
+        return faults.inject(self.state_dir, faults.Fault(kind, name, namespace, process))
 
     def down(self, *, keep_logs: bool = False) -> None:
         """End every process and remove the files."""

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from finetune_sandbox import binaries, helm, lifecycle, parts, status
+from finetune_sandbox import binaries, faults, helm, lifecycle, parts, status
 from finetune_sandbox.api import Sandbox
 from finetune_sandbox.errors import SandboxError
 from finetune_sandbox.layout import Layout, default_state_dir
@@ -80,6 +80,12 @@ def _logs(options: argparse.Namespace) -> int:
     return 0
 
 
+def _fault(options: argparse.Namespace) -> int:
+    sandbox = Sandbox.open(options.state_dir)
+    print(sandbox.fault(options.kind, options.name, namespace=options.namespace, process=options.process))
+    return 0
+
+
 def _build(_options: argparse.Namespace) -> int:
     print(binaries.obtain())
     return 0
@@ -116,11 +122,28 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("part", nargs="?", help=f"one of {parts.ETCD}, {parts.API_SERVER}, ... (default: all)")
     logs.add_argument("--lines", type=int, default=20, help="lines of each log (default: %(default)s)")
     logs.set_defaults(run=_logs)
+    _add_fault(commands, place)
     build = commands.add_parser("build", help="only compile the control plane and print where it is")
     build.set_defaults(run=_build)
     find_helm = commands.add_parser("helm", help="print where the helm command is, compiling it when it has to")
     find_helm.set_defaults(run=_helm)
     return parser
+
+
+def _add_fault(commands: argparse._SubParsersAction[argparse.ArgumentParser], place: argparse.ArgumentParser) -> None:
+    fault = commands.add_parser("fault", help="do something bad to a pod or a node")
+    kinds = fault.add_subparsers(required=True, metavar="FAULT", dest="kind")
+    for kind, words in faults.POD_FAULTS.items():
+        parser = kinds.add_parser(kind, parents=[place], help=words)
+        parser.add_argument("name", metavar="POD")
+        parser.add_argument("-n", "--namespace", default="default", help="of the pod (default: %(default)s)")
+        parser.set_defaults(run=_fault, process="")
+        if kind in faults.PROCESS_FAULTS:
+            parser.add_argument("--process", metavar="TEXT", help="only processes with this in their command line")
+    for kind, words in faults.NODE_FAULTS.items():
+        parser = kinds.add_parser(kind, parents=[place], help=words)
+        parser.add_argument("name", metavar="NODE")
+        parser.set_defaults(run=_fault, namespace="", process="")
 
 
 def _add_up(commands: argparse._SubParsersAction[argparse.ArgumentParser], place: argparse.ArgumentParser) -> None:

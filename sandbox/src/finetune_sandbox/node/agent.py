@@ -7,6 +7,7 @@ import logging
 import signal
 
 from finetune_sandbox.node.config import AgentConfig
+from finetune_sandbox.node.faults import FaultInjector
 from finetune_sandbox.node.kube import Kube, wait_until_reachable
 from finetune_sandbox.node.machine import this_machine
 from finetune_sandbox.node.namespaces import check_namespaces
@@ -41,18 +42,18 @@ async def _run(config: AgentConfig) -> None:
         version = await wait_until_reachable(kube)
         pods = PodKeeper(kube, config, this_machine(config))
         pods.remove_leftovers()
-        server = LogServer(config, pods)
+        nodes = NodeKeeper(kube, config.nodes, Endpoint(config.port, version))
+        server = LogServer(config, pods, FaultInjector(kube, pods, nodes))
         await server.start()
         try:
-            await _serve(config, kube, version, pods)
+            await _serve(config, kube, nodes, pods)
         finally:
             await pods.shut_down()
             await server.stop()
 
 
-async def _serve(config: AgentConfig, kube: Kube, version: str, pods: PodKeeper) -> None:
+async def _serve(config: AgentConfig, kube: Kube, nodes: NodeKeeper, pods: PodKeeper) -> None:
     """Register the nodes, say so, and run the parts for ever; the first that fails ends all."""
-    nodes = NodeKeeper(kube, config.nodes, Endpoint(config.port, version))
     await nodes.register_all()
     config.ready_file.parent.mkdir(parents=True, exist_ok=True)
     config.ready_file.write_text("\n".join(node.name for node in config.nodes) + "\n")

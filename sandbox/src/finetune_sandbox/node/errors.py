@@ -39,6 +39,10 @@ class KubeRefused(KubeError):
         self.message = message
 
 
+class FaultRefused(NodeError):
+    """A fault cannot be injected: there is no such pod, node or process."""
+
+
 class ContainerConfigError(NodeError):
     """A container cannot be configured now; becomes the waiting state CreateContainerConfigError and is retried."""
 

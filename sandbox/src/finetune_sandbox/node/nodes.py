@@ -61,12 +61,12 @@ def node_object(node: NodeSpec, endpoint: Endpoint, at: datetime.datetime) -> Js
     }
 
 
-def node_status(node: NodeSpec, endpoint: Endpoint, at: datetime.datetime) -> Json:
-    """Capacity, address and a Ready condition with the heartbeat ``at``."""
+def node_status(node: NodeSpec, endpoint: Endpoint, at: datetime.datetime, full: bool = False) -> Json:
+    """Capacity, address and conditions with the heartbeat ``at``; ``full`` is the disk."""
     return {
         "capacity": node.resources(),
         "allocatable": node.resources(),
-        "conditions": _conditions(timestamp(at)),
+        "conditions": _conditions(timestamp(at), full),
         "addresses": [{"type": "InternalIP", "address": HOST_IP}, {"type": "Hostname", "address": node.name}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": endpoint.port}},
         "nodeInfo": {
@@ -84,16 +84,19 @@ def node_status(node: NodeSpec, endpoint: Endpoint, at: datetime.datetime) -> Js
     }
 
 
-def _conditions(heartbeat: str) -> list[Json]:
-    good = [
+def _conditions(heartbeat: str, full: bool) -> list[Json]:
+    disk = ("DiskPressure", "False", "KubeletHasNoDiskPressure", "the sandbox does not measure disk pressure")
+    if full:
+        disk = ("DiskPressure", "True", "KubeletHasDiskPressure", "the disk was filled on purpose")
+    conditions = [
         ("MemoryPressure", "False", "KubeletHasSufficientMemory", "the sandbox does not measure memory pressure"),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "the sandbox does not measure disk pressure"),
+        disk,
         ("PIDPressure", "False", "KubeletHasSufficientPID", "the sandbox does not measure PID pressure"),
         ("Ready", "True", "KubeletReady", "the node agent runs pods as processes"),
     ]
     return [
         {"type": kind, "status": status, "reason": reason, "message": message, "lastHeartbeatTime": heartbeat}
-        for kind, status, reason, message in good
+        for kind, status, reason, message in conditions
     ]
 
 
@@ -120,6 +123,33 @@ class NodeKeeper:
         self._nodes = {node.name: node for node in nodes}
         self._endpoint = endpoint
         self._uids: dict[str, str] = {}
+        self._lost: set[str] = set()
+        self._full: set[str] = set()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The agent's nodes."""
+        return frozenset(self._nodes)
+
+    def lose(self, name: str) -> None:
+        """Say nothing of a node any more: the node-lifecycle controller misses it after 40 s."""
+        self._lost.add(name)
+
+    async def fill(self, name: str) -> None:
+        """Say that a node's disk is full; the node-lifecycle controller keeps new pods away."""
+        self._full.add(name)
+        await self._report(self._nodes[name])
+
+    async def restore(self, name: str) -> None:
+        """Have a node live again, with room on its disk and open to new pods."""
+        self._lost.discard(name)
+        self._full.discard(name)
+        await self._register(self._nodes[name])
+        await self.cordon(name, False)
+
+    async def cordon(self, name: str, closed: bool) -> None:
+        """Close a node to new pods, or open it."""
+        await self._kube.patch(f"{_NODES}/{name}", {"spec": {"unschedulable": closed or None}})
 
     async def register_all(self) -> None:
         """Register every node and return when all are Ready and schedulable."""
@@ -170,7 +200,7 @@ class NodeKeeper:
             await self._remove_not_ready_taint(await self._kube.get(path))
 
     async def _report(self, node: NodeSpec) -> Json:
-        body = {"status": node_status(node, self._endpoint, now())}
+        body = {"status": node_status(node, self._endpoint, now(), full=node.name in self._full)}
         return await self._kube.patch(f"{_NODES}/{node.name}/status", body, STRATEGIC_PATCH)
 
     async def _renew(self, node: NodeSpec) -> None:
@@ -187,6 +217,8 @@ class NodeKeeper:
     async def _every(self, period: float, action: Callable[[NodeSpec], Awaitable[object]], node: NodeSpec) -> None:
         while True:
             await asyncio.sleep(period)
+            if node.name in self._lost:
+                continue
             try:
                 await action(node)
             except KubeError as error:
@@ -195,7 +227,7 @@ class NodeKeeper:
     async def _follow_nodes(self) -> None:
         async for change in follow(self._kube, _NODES):
             name = change.object.get("metadata", {}).get("name")
-            if change.kind == "GONE" and name in self._nodes:
+            if change.kind == "GONE" and name in self._nodes and name not in self._lost:
                 _log.warning("node %s was deleted; registering it again", name)
                 await self._register_until_done(self._nodes[name])
 

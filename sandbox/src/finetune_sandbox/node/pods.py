@@ -44,7 +44,10 @@ class PodKeeper:
         self._events = EventRecorder(kube)
         self._hosts = HostsFiles()
         self._services: dict[str, Json] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        # What the API has, by UID, and the nodes that take no notice of it.
+        self._known: dict[str, Json] = {}
+        self._lost: set[str] = set()
         self.workers: dict[str, PodWorker] = {}
         # Called whenever a log has grown or a container has ended.
         self.log_listeners: set[Callable[[], None]] = set()
@@ -70,25 +73,54 @@ class PodKeeper:
 
     async def shut_down(self) -> None:
         """End every process at once; statuses are not written, because the cluster goes down as well."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(exited for worker in self.workers.values() for exited in worker.kill()))
+        await self._abandon(list(self.workers))
         self.remove_leftovers()
+
+    def on_node(self, node: str) -> list[PodWorker]:
+        """The workers of a node's pods."""
+        return [worker for worker in self.workers.values() if worker.pod["spec"]["nodeName"] == node]
+
+    async def lose(self, node: str) -> None:
+        """Have a node vanish: its processes end, nothing is written about its pods, and what is asked is not heard."""
+        self._lost.add(node)
+        await self._abandon([worker.pod["metadata"]["uid"] for worker in self.on_node(node)])
+
+    def restore(self, node: str) -> None:
+        """A node that was lost is back, as after a reboot: what ran is gone, and is said to be."""
+        if node in self._lost:
+            self._lost.discard(node)
+            for pod in [pod for pod in self._known.values() if pod["spec"]["nodeName"] == node]:
+                self._admit(pod)
+
+    async def _abandon(self, uids: list[str]) -> None:
+        """End the processes of pods without a word to the API."""
+        workers = [self.workers[uid] for uid in uids]
+        tasks = [self._tasks[uid] for uid in uids]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(exited for worker in workers for exited in worker.kill()))
 
     async def _follow_pods(self) -> None:
         async for change in follow(self._kube, "/api/v1/pods", fieldSelector="spec.nodeName!="):
             if change.kind == "SYNCED" or change.object["spec"]["nodeName"] not in self._nodes:
                 continue
-            worker = self.workers.get(change.object["metadata"]["uid"])
-            if change.kind == "GONE":
-                if worker:
-                    worker.forget()
-            elif worker:
-                worker.update(change.object)
-            else:
-                self._admit(change.object)
+            self._take(change.object, gone=change.kind == "GONE")
             self._resolve_services()
+
+    def _take(self, pod: Json, gone: bool) -> None:
+        uid = pod["metadata"]["uid"]
+        worker = self.workers.get(uid)
+        if gone:
+            self._known.pop(uid, None)
+            if worker:
+                worker.forget()
+            return
+        self._known[uid] = pod
+        if worker:
+            worker.update(pod)
+        elif pod["spec"]["nodeName"] not in self._lost:
+            self._admit(pod)
 
     async def _follow_services(self) -> None:
         async for change in follow(self._kube, "/api/v1/services"):
@@ -115,11 +147,11 @@ class PodKeeper:
         worker = PodWorker(services, pod, facts)
         self.workers[uid] = worker
         task = asyncio.create_task(worker.run())
-        self._tasks.add(task)
+        self._tasks[uid] = task
         task.add_done_callback(lambda done: self._release(uid, done))
 
     def _release(self, uid: str, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(uid, None)
         self._hosts.remove(uid)
         self.workers.pop(uid, None)
         if not task.cancelled() and task.exception():

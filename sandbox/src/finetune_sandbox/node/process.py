@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from finetune_sandbox.node.rootfs import Operation
+from finetune_sandbox.processes import Identity, descendants
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 _CHUNK = 65536
@@ -69,6 +70,9 @@ class Handle(Protocol):
     def kill(self) -> None:
         """End the command and all its descendants at once."""
 
+    def processes(self) -> list[Identity]:
+        """The container's processes, as the machine sees them, parents first."""
+
 
 @dataclass
 class ContainerProcess:
@@ -89,6 +93,10 @@ class ContainerProcess:
     def kill(self) -> None:
         """End the command and all its descendants at once."""
         self.popen.send_signal(signal.SIGKILL)
+
+    def processes(self) -> list[Identity]:
+        """All but the launcher, which stays to say how they ended."""
+        return descendants(self.popen.pid)
 
     def _watch(self, descriptor: int, consume: Callable[[bytes], None]) -> None:
         os.set_blocking(descriptor, False)

@@ -1,4 +1,4 @@
-"""The kubelet's HTTPS endpoint: health and container logs."""
+"""The kubelet's HTTPS endpoint: health and container logs, and the sandbox's own faults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 
 from aiohttp import web
 
+from finetune_sandbox.faults import FAULTS_PATH, Fault
 from finetune_sandbox.node.config import AgentConfig
+from finetune_sandbox.node.errors import NodeError
+from finetune_sandbox.node.faults import FaultInjector
 from finetune_sandbox.node.logs import LogQuery, last_lines, limited, log_path, render_record, split_records
 from finetune_sandbox.node.nodes import HOST_IP
 from finetune_sandbox.node.pods import PodKeeper
@@ -25,9 +28,10 @@ _POLL_PERIOD = 1.0
 class LogServer:
     """Serves the logs of the pods of a PodKeeper to clients whose certificate the cluster's authority signed."""
 
-    def __init__(self, config: AgentConfig, pods: PodKeeper) -> None:
+    def __init__(self, config: AgentConfig, pods: PodKeeper, faults: FaultInjector) -> None:
         self._config = config
         self._pods = pods
+        self._faults = faults
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -35,6 +39,7 @@ class LogServer:
         app = web.Application()
         app.router.add_get("/healthz", _healthy)
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs)
+        app.router.add_post(FAULTS_PATH, self._inject)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self._config.client_ca))
@@ -47,6 +52,15 @@ class LogServer:
         """Stop listening and end what is being followed."""
         if self._runner:
             await self._runner.cleanup()
+
+    async def _inject(self, request: web.Request) -> web.Response:
+        try:
+            fault = Fault(**await request.json())
+            return web.Response(text=await self._faults.inject(fault))
+        except (TypeError, ValueError) as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
+        except NodeError as error:
+            raise web.HTTPConflict(text=str(error)) from error
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         worker, record = self._find(request)

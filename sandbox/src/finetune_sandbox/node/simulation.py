@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from finetune_sandbox.node.kube import Json
 from finetune_sandbox.node.process import ExitStatus, Handle
 from finetune_sandbox.node.status import ContainerRecord
+from finetune_sandbox.processes import Identity
 
 # How many seconds a simulated pod runs before it succeeds; without it, until it is deleted.
 RUN_SECONDS = "sandbox.finetune.dev/run-seconds"
@@ -33,6 +34,10 @@ class SimulatedContainer:
     def kill(self) -> None:
         """End as a process that was killed."""
         self._end(ExitStatus(137, 9))
+
+    def processes(self) -> list[Identity]:
+        """There are none."""
+        return []
 
     def _end(self, status: ExitStatus) -> None:
         if not self.exited.done():

@@ -83,6 +83,8 @@ class PodFacts:
     # Why the pod as a whole failed, such as DeadlineExceeded.
     reason: str = ""
     message: str = ""
+    # Why the node ended it on purpose: the reason of its DisruptionTarget condition.
+    disruption: str = ""
     # No container will be started again.
     finished: bool = False
 
@@ -128,6 +130,8 @@ def _conditions(pod: Json, facts: PodFacts, phase: Phase, at: datetime.datetime)
         ("Ready", *_ready(facts, phase)),
         ("ContainersReady", *_ready(facts, phase)),
     ]
+    if facts.disruption:
+        conditions.append(("DisruptionTarget", True, facts.disruption, facts.message))
     return [
         _condition(previous.get(kind), kind, true, reason, message, generation, at)
         for kind, true, reason, message in conditions

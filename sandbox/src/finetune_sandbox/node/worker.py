@@ -27,6 +27,7 @@ from finetune_sandbox.node.status import (
     build_status,
 )
 from finetune_sandbox.node.times import now
+from finetune_sandbox.processes import Identity
 
 _log = logging.getLogger(__name__)
 # Seconds between two tries to prepare what a pod needs and does not find.
@@ -92,6 +93,15 @@ class PodWorker:
         for process in self._processes.values():
             process.kill()
         return [process.exited for process in self._processes.values()]
+
+    def evict(self, message: str) -> None:
+        """End every process at once and say that the node is short of something, as a kubelet does."""
+        self.facts.reason, self.facts.message, self.facts.disruption = "Evicted", message, "TerminationByKubelet"
+        self._request_stop(0)
+
+    def processes(self) -> list[Identity]:
+        """Processes of all containers."""
+        return [process for handle in self._processes.values() for process in handle.processes()]
 
     async def refresh(self) -> None:
         """Bring generated volumes up to date while the pod runs."""

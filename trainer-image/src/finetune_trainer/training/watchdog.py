@@ -126,7 +126,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK_SECONDS):
-            beats, now = self._beats(), time.monotonic()
+            # Who will have exceeded a limit at the next look is found now, not half a second late.
+            beats, now = self._beats(), time.monotonic() + _LOOK_SECONDS
             if stall := find_stall(beats, now):
                 self._end(stall, beats)
                 return

@@ -58,13 +58,6 @@ def main(plan: RunPlan) -> int:
     return ExitCode.SUCCESS
 
 
-def _cause(error: Exception | Terminated, rank: int, stop: StopRequest) -> Exception:
-    if isinstance(error, Preempted):
-        return error
-    # What follows a signal, such as a peer that was stopped a little earlier, is no cause of its own.
-    return preempted() if stop.received or isinstance(error, Terminated) else as_trainer_error(error, rank)
-
-
 def _exit_at_once(code: int) -> NoReturn:
     # An orderly end would wait for peers that may be gone.
     sys.stdout.flush()
