@@ -17,3 +17,8 @@ def seeds(short: int = 1) -> list[int]:
     if given := os.environ.get(SEED_VARIABLE):
         return [int(given)]
     return list(range(max(short, int(os.environ.get(ROUNDS_VARIABLE, "0")))))
+
+
+def command(test: str, seed: int) -> str:
+    """What repeats a test with a seed."""
+    return f"{SEED_VARIABLE}={seed} python -m pytest {test}"

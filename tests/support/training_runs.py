@@ -196,7 +196,9 @@ def make_plan(store: Path, spec: FineTuneJobSpec, summary: SplitsSummary, **chan
     return plan.model_copy(update={"prepared": prepared} | changes)
 
 
-def start_pod(plan: RunPlan, folder: Path, node: int = 0, **environment: str) -> subprocess.Popen[str]:
+def start_pod(
+    plan: RunPlan, folder: Path, node: int = 0, stage: str = "train", **environment: str
+) -> subprocess.Popen[str]:
     """Starts the main process of one training pod; its log goes to ``log`` in its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     plan_file = folder / "given-plan.json"
@@ -210,7 +212,7 @@ def start_pod(plan: RunPlan, folder: Path, node: int = 0, **environment: str) ->
     }
     with (folder / "log").open("w") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "finetune_trainer", "train", "--plan", str(plan_file)],
+            [sys.executable, "-m", "finetune_trainer", stage, "--plan", str(plan_file)],
             env={**os.environ, **settings, **environment},
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -30,6 +30,7 @@ from finetune_operator.attempts import (
 )
 from finetune_operator.failures import Cause, cause_of_attempt, cause_so_far
 from finetune_operator.failures import failure as failure_of
+from finetune_operator.lost_pods import abandoned, is_lost
 from finetune_operator.objects import Platform, prepare_objects, training_objects
 from finetune_operator.observation import ChildJob, Observation, Pod
 from finetune_operator.run_policy import children_left, deadline_left, with_usage
@@ -355,8 +356,8 @@ def _resolved(turn: _Turn, job: ChildJob, prepared: Prepared) -> Decision:
 def _start(turn: _Turn, prepared: Prepared) -> Decision:
     # The Job of this very attempt may have been created, and deleted by a suspension, before the status knew of it.
     ours = turn.seen.job_of(Stage.TRAIN, turn.number)
-    lingering = [pod for pod in turn.seen.pods if not pod.ended and not (ours and pod.attempt == turn.number)]
-    if lingering:
+    living = [pod for pod in turn.seen.pods if not pod.ended and not is_lost(pod, turn.now)]
+    if any(not (ours and pod.attempt == turn.number) for pod in living):
         phase = Phase(
             State.STARTING, Reason.PODS_PENDING, "waiting for pods of the attempt before to end", prepared=True
         )
@@ -378,7 +379,10 @@ def _follow(turn: _Turn) -> Decision:
     if job is None or (job.finished is None and job.deleting):
         return _attempt_failed(turn, cause_of_attempt(None, pods, nodes, known))
     if job.finished is None:
-        return _training(_reported(turn, cause_so_far(pods, nodes)), pods)
+        cause = cause_so_far(pods, nodes)
+        if silence := abandoned(pods, turn.now):
+            return _attempt_failed(turn, cause or silence)
+        return _training(_reported(turn, cause), pods)
     if job.succeeded:
         return _attempt_succeeded(turn, pods)
     return _attempt_failed(turn, cause_of_attempt(job, pods, nodes, known))

@@ -39,6 +39,7 @@ class Pod:
         node: name of the node that it was placed on.
         scheduled: when it was placed.
         deleted_at: when its deletion was asked for, or None.
+        deadline: when its grace period is over after that, or None.
         waiting: reason and message of a container that cannot start, or None.
         unschedulable: the scheduler's message, or None.
         exit_code: of the container, or None while it has not ended.
@@ -52,6 +53,7 @@ class Pod:
     phase: str
     index: int = 0
     deleted_at: datetime | None = None
+    deadline: datetime | None = None
     waiting: tuple[str, str] | None = None
     unschedulable: str | None = None
     exit_code: int | None = None
@@ -200,6 +202,7 @@ def read_pod(manifest: Object) -> Pod:
         phase=status.get("phase", "Pending"),
         index=int((metadata.get("annotations") or {}).get("batch.kubernetes.io/job-completion-index", 0)),
         deleted_at=_deletion_asked(metadata),
+        deadline=parse_time(metadata.get("deletionTimestamp")),
         waiting=container.waiting,
         unschedulable=_unschedulable(status),
         exit_code=terminated.get("exitCode"),

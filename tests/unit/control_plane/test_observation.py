@@ -95,7 +95,7 @@ PODS: dict[str, tuple[Object, dict[str, Any]]] = {
         {"phase": "Failed", "disrupted": ("Evicted", "")},
     ),
     "placed": (pod(node="node-1", scheduled=3), {"node": "node-1", "scheduled": at(3)}),
-    "being deleted": (pod(deleted=12), {"deleted_at": at(12)}),
+    "being deleted": (pod(deleted=12), {"deleted_at": at(12), "deadline": at(42)}),
 }
 
 

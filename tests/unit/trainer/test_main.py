@@ -110,3 +110,16 @@ def test_wrong_usage_has_the_usual_exit_code(arguments: list[str], capsys: pytes
         main(arguments)
     assert ended.value.code == 2
     assert "usage: finetune-trainer" in capsys.readouterr().err
+
+
+def test_a_signal_before_anything_else_is_a_preemption() -> None:
+    """Importing takes a while; a pod that is asked to stop meanwhile has lost nothing, and says so by its exit code."""
+    from finetune_trainer.__main__ import PREEMPTED
+
+    assert PREEMPTED == ExitCode.PREEMPTED
+    code = (
+        "import os, signal, sys, types; stop = types.ModuleType('finetune_trainer.main');"
+        "stop.main = lambda: os.kill(os.getpid(), signal.SIGTERM) or 0; sys.modules[stop.__name__] = stop;"
+        "from finetune_trainer.__main__ import main; main()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == ExitCode.PREEMPTED

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,7 +14,7 @@ import pytest
 from finetune_api.outcomes import CLASS_OF_EXIT_CODE, ExitCode, FailureClass, Stage, StageOutcome
 from finetune_trainer import errors
 from finetune_trainer.errors import TrainerError, UserError
-from finetune_trainer.outcome import Terminated, redacted, run_stage
+from finetune_trainer.outcome import STOP_SIGNALS, Terminated, redacted, run_stage
 
 SECRET = "very-secret-access-key"
 
@@ -36,6 +38,15 @@ def raising(error: BaseException) -> Any:
         raise error
 
     return work
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A stage that ends has its process ignore signals; this one goes on."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -111,3 +122,8 @@ def test_where_there_is_no_termination_log_the_log_says_so(tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING):
         assert run_stage(Stage.PREPARE, environment, lambda: StageOutcome(stage=Stage.PREPARE)) is ExitCode.SUCCESS
     assert "cannot write the outcome to" in caplog.text
+
+
+def test_a_stage_that_is_done_hears_no_signal_any_more(environment: dict[str, str]) -> None:
+    run_stage(Stage.PREPARE, environment, lambda: StageOutcome(stage=Stage.PREPARE))
+    assert {signal.getsignal(number) for number in STOP_SIGNALS} == {signal.SIG_IGN}

@@ -15,6 +15,7 @@ from finetune_trainer.errors import OutOfMemory, Preempted, TrainerError
 
 logger = logging.getLogger(__name__)
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MAX_MESSAGE = 2048
 _MAX_REMEDY = 1024
 _SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD")
@@ -35,20 +36,37 @@ def raise_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, terminate)
 
 
+def ignore_signals() -> None:
+    """From here on the process is ending anyway: let it say how.
+
+    Python itself would fall back to dying by the signal while it shuts down, and what was a success would be none.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def run_stage(stage: Stage, environment: Mapping[str, str], work: Callable[[], StageOutcome]) -> ExitCode:
     """Runs a stage to its end, whatever that is, and leaves the outcome in the termination message."""
-    outcome: StageOutcome
     try:
-        outcome, code = work(), ExitCode.SUCCESS
+        outcome, code = _tried(stage, environment, work)
+        ignore_signals()
     except Terminated:
+        ignore_signals()
         error = Preempted("the pod was asked to stop before the stage was done", "nothing: it is started again")
         outcome, code = failed(stage, error, environment)
-    except MemoryError as memory:
-        outcome, code = failed(stage, _host_memory(memory), environment)
-    except Exception as unexpected:
-        outcome, code = failed(stage, unexpected, environment)
     write_termination_message(outcome, environment)
     return code
+
+
+def _tried(
+    stage: Stage, environment: Mapping[str, str], work: Callable[[], StageOutcome]
+) -> tuple[StageOutcome, ExitCode]:
+    try:
+        return work(), ExitCode.SUCCESS
+    except MemoryError as memory:
+        return failed(stage, _host_memory(memory), environment)
+    except Exception as unexpected:
+        return failed(stage, unexpected, environment)
 
 
 def failed(stage: Stage, error: Exception, environment: Mapping[str, str]) -> tuple[StageOutcome, ExitCode]:

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from finetune_trainer.errors import Preempted
-from finetune_trainer.outcome import Terminated
+from finetune_trainer.outcome import STOP_SIGNALS, Terminated
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -29,13 +28,8 @@ class StopRequest:
         self._deferred = False
 
     def install(self) -> None:
-        for number in _SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, self._handle)
-
-    def ignore_further(self) -> None:
-        """From here on the process is ending anyway: let it say how."""
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self.received = not self.received, True

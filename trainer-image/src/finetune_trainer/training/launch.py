@@ -15,7 +15,7 @@ from finetune_trainer.errors import RendezvousFailed, TrainerError
 from finetune_trainer.failures import Killed, node_failure
 from finetune_trainer.models.published import PublishedAdapter
 from finetune_trainer.models.sources import fetch_model
-from finetune_trainer.outcome import Terminated, failed, write_termination_message
+from finetune_trainer.outcome import Terminated, failed, ignore_signals, write_termination_message
 from finetune_trainer.settings import rendezvous_timeout
 from finetune_trainer.signals import StopRequest, preempted
 from finetune_trainer.training.devices import choose_device, process_environment, visible_gpus
@@ -42,8 +42,9 @@ def main(plan: RunPlan) -> int:
     stop.install()
     try:
         end = _launch(plan, os.environ)
+        ignore_signals()
     except (Exception, Terminated) as error:
-        stop.ignore_further()
+        ignore_signals()
         cause = error if isinstance(error, Exception) and not stop.received else preempted()
         end, _ = failed(Stage.TRAIN, cause, os.environ)
     if isinstance(end, Killed):

@@ -19,7 +19,7 @@ from finetune_trainer.artifact.modelcard import MODEL_CARD, model_card
 from finetune_trainer.data.splits import Splits, open_splits
 from finetune_trainer.errors import Preempted, RendezvousFailed, TrainerError
 from finetune_trainer.failures import as_trainer_error
-from finetune_trainer.outcome import Terminated, failed
+from finetune_trainer.outcome import Terminated, failed, ignore_signals
 from finetune_trainer.progress import Reporter, open_reporter
 from finetune_trainer.settings import collective_timeout, hang_limit
 from finetune_trainer.signals import StopRequest, die_with_parent, preempted
@@ -41,8 +41,9 @@ def main(plan: RunPlan) -> int:
     worker = Worker(plan, workspace, rank, Pulse(workspace.heartbeat(rank), hang_limit(os.environ)), stop)
     try:
         outcome = worker.run()
+        ignore_signals()
     except (Exception, Terminated) as error:
-        stop.ignore_further()
+        ignore_signals()
         saved = isinstance(error, Preempted)
         cause = (
             as_trainer_error(error, rank)
@@ -53,7 +54,6 @@ def main(plan: RunPlan) -> int:
         workspace.outcome(rank).write_text(outcome.to_json())
         worker.reporter.close()
         _exit_at_once(code)
-    stop.ignore_further()
     workspace.outcome(rank).write_text(outcome.to_json())
     return ExitCode.SUCCESS
 
