@@ -29,9 +29,12 @@ class History:
     evaluations: list[EvaluationMetrics] = field(default_factory=list)
     attempts: list[AttemptStarted] = field(default_factory=list)
     checkpoints: list[CheckpointSaved] = field(default_factory=list)
+    # Lines of earlier dumps, shared by all copies: what a checkpoint costs must not grow with each step before it.
+    _lines: dict[tuple[str, int], str] = field(default_factory=dict, repr=False, compare=False)
 
     def copy(self) -> History:
-        return History(list(self.steps), list(self.evaluations), list(self.attempts), list(self.checkpoints))
+        lists = list(self.steps), list(self.evaluations), list(self.attempts), list(self.checkpoints)
+        return History(*lists, self._lines)
 
     def records(self) -> list[StepMetrics | EvaluationMetrics]:
         """Everything in the order in which it was measured: an evaluation after the step it names."""
@@ -40,9 +43,18 @@ class History:
 
     def dump(self) -> bytes:
         """One JSON document per line. Numbers keep all their digits."""
-        everything: list[Record] = [*self.attempts, *self.records(), *self.checkpoints]
-        lines = (json.dumps([_NAMES[type(record)], asdict(record)]) for record in everything)
-        return "".join(f"{line}\n" for line in lines).encode()
+        measured = (self._line(record) for record in self.records())
+        return "".join((*map(_line, self.attempts), *measured, *map(_line, self.checkpoints))).encode()
+
+    def _line(self, record: StepMetrics | EvaluationMetrics) -> str:
+        key = _NAMES[type(record)], record.step
+        if key not in self._lines:
+            self._lines[key] = _line(record)
+        return self._lines[key]
+
+
+def _line(record: Record) -> str:
+    return json.dumps([_NAMES[type(record)], asdict(record)]) + "\n"
 
 
 def load_history(content: bytes) -> History:
