@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from finetune_api.spec import Objective, PartialOptions
 from finetune_trainer.errors import UserError
 from finetune_trainer.models.adapter import save_adapter
 from finetune_trainer.models.load import build_model
 from finetune_trainer.models.parameters import Parameters, count_parameters
+from finetune_trainer.models.partial import check_parts_of
 from finetune_trainer.models.reward_head import padding_token
+from finetune_trainer.prepare import prepare
+from support.run_plans import Place
 from support.tiny_model import write_tiny_model
 from support.training_runs import make_spec
 
@@ -76,6 +80,27 @@ def test_parts_that_are_not_there_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         partial(folder, objective, **options)
+    # Prepare says the same, before a GPU is asked for.
+    with pytest.raises(UserError, match=message):
+        check_parts_of(folder, Objective(objective), PartialOptions.model_validate(options))
+
+
+def test_prepare_refuses_parts_that_the_model_has_not(folder_place: Place, folder: Path) -> None:
+    folder_place.put_folder(folder, "model")
+    method = {"tuning": "partial", "partial": {"parameters": ["model.layers.*.mlp.*", "transformer.h.*"]}}
+    with pytest.raises(UserError) as refused:
+        prepare(folder_place.plan(method=method), folder_place.environment)
+    assert str(refused.value) == (
+        "spec.method.partial.parameters has the pattern 'transformer.h.*', which matches no parameter of the model"
+    )
+    assert refused.value.remedy.startswith("write a pattern of names like model.embed_tokens.weight")
+    assert [key for key in folder_place.keys("results") if "/_data/" in key] == []
+
+
+def test_a_model_that_is_not_known_is_refused_without_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
+    with pytest.raises(UserError, match="describes no model that can be trained"):
+        check_parts_of(tmp_path, Objective.SFT, PartialOptions(last_blocks=1))
 
 
 def test_a_new_scalar_head_depends_on_the_seed_only(folder: Path) -> None:

@@ -36,6 +36,7 @@ def prepare(plan: RunPlan, environment: Mapping[str, str]) -> Prepared:
     model = open_model(plan, environment, workspace_of(environment).model)
     refuse_packing(plan.spec, model.config)
     check_parts(plan.spec.method, model.config, model.tensor_names())
+    refuse_absent_parts(plan.spec, model)
     data = prepare_data(plan, environment, model, workspace_of(environment).data)
     prepared = resolve(plan, model, data)
     published = find_published(plan, environment, prepared.run_id)
@@ -76,6 +77,19 @@ def refuse_packing(spec: FineTuneJobSpec, config: Config) -> None:
     reason = why_not_together(config, options.max_sequence_length) if options.packing else None
     if reason:
         raise UserError(f"spec.hyperparameters.packing cannot be kept for this model: {reason}", "set it to false")
+
+
+def refuse_absent_parts(spec: FineTuneJobSpec, model: Model) -> None:
+    """Checks that the model has what a partial tuning names.
+
+    Raises:
+        UserError: it has not; the message names the field.
+    """
+    if spec.method.partial:
+        # Imported here: names of parameters take PyTorch, which all other checks do without.
+        from finetune_trainer.models.partial import check_parts_of
+
+        check_parts_of(model.folder, spec.method.objective, spec.method.partial)
 
 
 def resolve(plan: RunPlan, model: Model, data: PreparedData) -> Prepared:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import Module, ModuleList, Parameter
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
-from finetune_api.spec import PartialOptions
+from finetune_api.spec import Objective, PartialOptions
 from finetune_trainer.errors import UserError
 from finetune_trainer.models.reward_head import HEAD
 
@@ -25,6 +27,25 @@ def train_only(model: PreTrainedModel, options: PartialOptions) -> None:
     chosen = {id(parameter) for parameter in _chosen(model, options)}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
+
+
+def check_parts_of(folder: Path, objective: Objective, options: PartialOptions) -> None:
+    """Refuses what :func:`train_only` would, from a model's configuration: its weights are neither read nor held.
+
+    Raises:
+        UserError: as :func:`train_only`, or transformers knows no such model.
+    """
+    kind: Any = AutoModelForSequenceClassification if objective is Objective.REWARD else AutoModelForCausalLM
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = kind.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the config.json of spec.model.source describes no model that can be trained: {error}",
+            "point spec.model.source at a causal language model that transformers knows",
+        ) from error
+    train_only(model, options)
 
 
 def _chosen(model: PreTrainedModel, options: PartialOptions) -> Iterator[Parameter]:
