@@ -83,15 +83,18 @@ def parse_source(uri: str) -> Location:
     """Reads a source URI.
 
     Raises:
-        InvalidSource: unknown scheme, missing bucket, claim or repository, or a path that leaves its root.
+        InvalidSource: unknown scheme, missing bucket, claim or repository, or a path that may lead elsewhere.
     """
     scheme, separator, rest = uri.partition("://")
     root, _, path = rest.partition("/")
     if not separator or not root:
         raise InvalidSource(f"{uri!r} is not a source: use s3://bucket/path, pvc://claim/path or hf://org/name")
-    path = path.strip("/")
+    path = path.removesuffix("/")
     if any(part in ("..", ".") for part in path.split("/")):
         raise InvalidSource(f"{uri!r} must not contain '.' or '..' as a path segment")
+    # Some stores take a//b for a/b, others do not: what is allowed of one would lead elsewhere in the other.
+    if path and "" in path.split("/"):
+        raise InvalidSource(f"{uri!r} must not contain an empty path segment ('//')")
     match scheme:
         case "s3":
             return S3Location(root, path)
@@ -131,9 +134,11 @@ def parse_destination(uri: str) -> S3Location:
     """Reads an output destination, which is always ``s3://bucket/prefix``.
 
     Raises:
-        InvalidSource: any other scheme.
+        InvalidSource: any other scheme, or characters that some store or proxy takes for a slash or a dot.
     """
     location = parse_source(uri)
+    if "%" in uri or "\\" in uri:
+        raise InvalidSource(f"{uri!r} cannot be written to: a destination holds no '%' and no backslash")
     if not isinstance(location, S3Location):
         raise InvalidSource(f"{uri!r} cannot be written to: use s3://bucket/prefix")
     return location

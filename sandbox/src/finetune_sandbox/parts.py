@@ -203,6 +203,7 @@ def store(weed: Path, layout: Layout, ports: Mapping[str, int], credentials: Cre
         "ip.bind": LOOPBACK,
         "bucket": BUCKET,
         "s3.autoCreateBucket": "false",
+        "s3.iam.readOnly": "false",
         "s3.localSocket": "s3.sock",
         "s3.port.iceberg": "0",
         "s3.port.lance": "0",

@@ -252,3 +252,10 @@ def test_fields_behind_each_use(folder_place: Place, use: str, expected: StoreFi
         "validation": {"sources": [{"source": "s3://bucket/b.jsonl"}]},
     }
     assert fields_of(folder_place.plan(dataset=dataset), use) == expected
+
+
+def test_an_endpoint_with_credentials_is_refused_and_not_repeated() -> None:
+    variables = {"OUTPUT_AWS_ENDPOINT_URL": "https://someone:a-password@store.example"}
+    with pytest.raises(UserError, match="holds a user or a password") as refused:
+        open_store(StoreAccess(environment_prefix="OUTPUT_"), variables, FIELDS)
+    assert "a-password" not in str(refused.value)

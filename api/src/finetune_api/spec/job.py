@@ -22,6 +22,11 @@ MAX_NAME_LENGTH = 48
 
 
 _DESTINATION = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[!-.0-~][!-~]*)?$"
+# Below the bucket no empty, "." or ".." segment, and nothing that a store or proxy may decode to a slash or a dot.
+_INSIDE = (
+    r"!self.matches('^s3://[^/]+/(.*/)?/') && !self.matches('/[.]{1,2}(/|$)') && !self.contains('%') && "
+    r"!self.contains('\\')"
+)
 
 
 class ArtifactForm(StrEnum):
@@ -37,6 +42,13 @@ class OutputSpec(Document):
         Field(
             pattern=_DESTINATION,
             max_length=1024,
+            json_schema_extra=validations(
+                (
+                    _INSIDE,
+                    "spec.output.destination must not lead elsewhere: it holds no empty, '.' or '..' segment, no '%' "
+                    "and no backslash",
+                )
+            ),
             description="s3://bucket/prefix. The artifact is published under <prefix>/<namespace>/<name>/<run ID>/.",
         ),
     ]

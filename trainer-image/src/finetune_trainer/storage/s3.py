@@ -53,9 +53,14 @@ def open_store(access: StoreAccess, environment: Mapping[str, str], fields: Stor
     """Opens a store; nothing is sent before the first call.
 
     Raises:
-        UserError: the named Secret lacks a key.
+        UserError: the named Secret lacks a key, or its endpoint holds credentials, which messages would repeat.
     """
     endpoint = access.endpoint_url or _variable(access, environment, "AWS_ENDPOINT_URL")
+    if endpoint and "@" in endpoint:
+        raise UserError(
+            f"the endpoint in the Secret of {fields.access} holds a user or a password",
+            "take both out of AWS_ENDPOINT_URL; credentials are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
     if endpoint and endpoint.startswith("file://"):
         return FolderStore(Path(endpoint.removeprefix("file://")), fields)
     return S3Store(access, environment, fields)
