@@ -12,9 +12,10 @@ from urllib.parse import quote
 import pytest
 import yaml
 
+from finetune_sandbox.errors import RequestFailed
 from support.hub_server import Hub, hub_server
 from support.operated import Object, Platform
-from support.tenants import secret, tenant_of
+from support.tenants import limited_namespace, secret
 from support.tiny_model import write_tiny_model
 
 KINDS = "ftj,jobs,pods,configmaps,services,networkpolicies,events,events.events.k8s.io"
@@ -73,7 +74,7 @@ def _jobs(platform: Platform, hub: Hub, namespace: str) -> list[Object]:
 
 @pytest.fixture(scope="module")
 def scene(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    namespace, keys = tenant_of(platform, [])
+    namespace, keys = limited_namespace(platform)
     region = platform.store["AWS_REGION"]
     endpoint = platform.store["AWS_ENDPOINT_URL"]
     odd = endpoint.replace("://", f"://{USER}:{PASSWORD}@")
@@ -132,8 +133,6 @@ def test_nothing_in_the_store_has_one(scene: Scene) -> None:
 
 
 def test_a_manifest_with_credentials_in_a_url_is_not_stored(scene: Scene) -> None:
-    from finetune_sandbox.errors import RequestFailed
-
     for changes in (
         {"output": {"s3": {"endpointURL": f"https://{USER}:{PASSWORD}@s3.example.com"}}},
         {"dataset": {"train": [{"source": f"https://{USER}:{PASSWORD}@example.com/a.jsonl", "sha256": "0" * 64}]}},

@@ -23,8 +23,17 @@ from finetune_api.reports import MAX_REPORT_BYTES, audience, report_path
 from support import pod_probes
 from support.helm import rendered
 from support.operated import Object, Platform, eventually, is_true
-from support.tenant_probes import ASKS, body_of, filled
-from support.tenants import Answer, api_server, call, new_token, secret, tenant_of, without_signature
+from support.tenant_probes import ASKS, Ask, body_of, filled, restricted_pod
+from support.tenants import (
+    Answer,
+    api_server,
+    call,
+    limited_namespace,
+    make_editor,
+    new_token,
+    secret,
+    without_signature,
+)
 
 TREASURE = "canary-treasure-of-others-7f3a"
 IN_POD = tuple(pod_probes.attempts(defaultdict(str)))
@@ -79,7 +88,8 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(platform: Platform) -> Iterator[Scene]:
     roles = [item for item in rendered() if item["metadata"]["name"].endswith(("viewer", "editor"))]
-    mine, _ = tenant_of(platform, roles)
+    mine, _ = limited_namespace(platform)
+    make_editor(platform, mine, roles)
     theirs = platform.new_namespace()
     platform.kubectl("create", "-f", "-", stdin=yaml.safe_dump(secret(theirs, "treasure", {"key": TREASURE})))
     platform.upload(f"artifacts/{theirs}/prize", TREASURE.encode())
@@ -145,6 +155,13 @@ def test_with_the_rights_of_a_tenant(scene: Scene, attempt: str) -> None:
     assert answer.status in ask.refusal, answer
     assert ask.says in answer.text
     assert TREASURE not in answer.text
+
+
+def test_a_restricted_pod_is_allowed(scene: Scene) -> None:
+    """The control of the pods that are refused."""
+    url = f"{api_server(scene.platform.kubeconfig)}/api/v1/namespaces/{scene.mine}/pods?dryRun=All"
+    ask = Ask("POST", url, restricted_pod())
+    assert call(url, "POST", scene.tenant, body_of(ask, scene.mine, scene.theirs)).status == 201
 
 
 def test_a_status_in_a_new_job_is_dropped(scene: Scene) -> None:

@@ -34,10 +34,14 @@ def _core(kind: str, name: str = "", namespace: str = "theirs") -> str:
     return f"/api/v1/namespaces/{{{namespace}}}/{kind}" + (f"/{name}" if name else "")
 
 
-def _pod(**spec: Any) -> Object:
-    container = {"name": "main", "image": "none", **spec.pop("container", {})}
+def restricted_pod(container: Object | None = None, **spec: Any) -> Object:
+    """A pod that Pod Security `restricted` lets pass, and what is changed in it."""
+    secure = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, **(container or {})}
+    containers = [{"name": "main", "image": "none", "securityContext": secure}]
+    known = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
     metadata = {"name": "probe", "namespace": "{mine}"}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container], **spec}}
+    content = {"containers": containers, "securityContext": known, **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": content}
 
 
 def _binding(kind: str, role: str) -> Object:
@@ -59,18 +63,26 @@ def _job(**spec: Any) -> Object:
 
 
 def _pods_refused() -> dict[str, Ask]:
-    """Pods that Pod Security refuses in the tenant's own namespace."""
-    volume = {"volumes": [{"name": "host", "hostPath": {"path": "/"}}]}
-    specs: dict[str, Object] = {
-        "that mounts the host": volume,
-        "on the host's network": {"hostNetwork": True},
-        "in the host's processes": {"hostPID": True},
-        "that is privileged": {"container": {"securityContext": {"privileged": True}}},
-        "of root": {"container": {"securityContext": {"runAsUser": 0}}},
-        "with the operator's ServiceAccount": {"serviceAccountName": "finetune-operator"},
+    """Pods that the tenant's own namespace refuses, and the word that says why."""
+    pods: dict[str, tuple[str, Object]] = {
+        "that mounts the host": (
+            "hostPath",
+            restricted_pod(volumes=[{"name": "host", "hostPath": {"path": "/"}}]),
+        ),
+        "on the host's network": ("hostNetwork", restricted_pod(hostNetwork=True)),
+        "in the host's processes": ("hostPID", restricted_pod(hostPID=True)),
+        "that is privileged": ("privileged", restricted_pod({"privileged": True, "allowPrivilegeEscalation": True})),
+        "with a capability": ("capabilities", restricted_pod({"capabilities": {"add": ["SYS_ADMIN"]}})),
+        "of root": ("runAsUser", restricted_pod({"runAsUser": 0})),
+        "with the operator's ServiceAccount": (
+            "service account",
+            restricted_pod(serviceAccountName="finetune-operator"),
+        ),
     }
     path = _core("pods", namespace="mine")
-    return {f"a pod {name}": Ask("POST", path, _pod(**spec)) for name, spec in specs.items()}
+    return {
+        f"a pod {name}": Ask("POST", path, pod, refusal=(403, 422), says=word) for name, (word, pod) in pods.items()
+    }
 
 
 _STATUS = {"status": {"state": "Complete", "conditions": []}}
@@ -96,14 +108,14 @@ ASKS: dict[str, Ask] = {
     "status of the own job by merge patch": Ask("PATCH", _OWN_STATUS, _STATUS, MERGE),
     "status of the own job by server-side apply": Ask("PATCH", f"{_OWN_STATUS}&force=true", _APPLIED, APPLY),
     "status of the own job by replacing it": Ask("PUT", _OWN_STATUS, _APPLIED),
-    "pods in another namespace": Ask("POST", _core("pods"), _pod()),
+    "pods in another namespace": Ask("POST", _core("pods"), restricted_pod()),
     "a command in a pod of another namespace": Ask("POST", _core("pods", "any/exec?command=id")),
     "policies of another namespace": Ask("GET", "/apis/networking.k8s.io/v1/namespaces/{theirs}/networkpolicies"),
     "the CA key of the operator": Ask("GET", f"/api/v1/namespaces/{OPERATOR}/secrets/finetune-operator-progress-ca"),
     "a token of the operator": Ask(
         "POST", f"/api/v1/namespaces/{OPERATOR}/serviceaccounts/finetune-operator/token", {}
     ),
-    "a pod beside the operator": Ask("POST", f"/api/v1/namespaces/{OPERATOR}/pods", _pod()),
+    "a pod beside the operator": Ask("POST", f"/api/v1/namespaces/{OPERATOR}/pods", restricted_pod()),
     "binding the operator's role": Ask(
         "POST", f"{RBAC}/clusterrolebindings", _binding("ClusterRoleBinding", "finetune-operator")
     ),

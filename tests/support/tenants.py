@@ -14,6 +14,7 @@ from typing import Any
 import boto3
 import yaml
 
+from finetune_sandbox.errors import RequestFailed
 from support.operated import SECRET, Object, Platform, eventually
 
 _UNVERIFIED = ssl.create_default_context()
@@ -99,8 +100,8 @@ def secret(namespace: str, name: str, values: dict[str, str]) -> Object:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
 
 
-def tenant_of(platform: Platform, roles: list[Object]) -> tuple[str, dict[str, str]]:
-    """A namespace whose ServiceAccount ``tenant`` has the role ``edit``, and whose Secret opens its own prefix only.
+def limited_namespace(platform: Platform) -> tuple[str, dict[str, str]]:
+    """A namespace whose Secret opens its own prefix of the bucket only, and what all read.
 
     Returns:
         The namespace, and the keys in its Secret.
@@ -114,6 +115,12 @@ def tenant_of(platform: Platform, roles: list[Object]) -> tuple[str, dict[str, s
     keys = limited_keys(platform, namespace, policy)
     shared = {name: platform.store[name] for name in ("AWS_ENDPOINT_URL", "AWS_REGION")}
     platform.kubectl("delete", "secret", SECRET, "-n", namespace)
+    platform.kubectl("create", "-f", "-", stdin=yaml.safe_dump(secret(namespace, SECRET, keys | shared)))
+    return namespace, keys
+
+
+def make_editor(platform: Platform, namespace: str, roles: list[Object]) -> None:
+    """Gives the ServiceAccount ``tenant`` the role ``edit`` in a namespace, and ``edit`` the chart's ``roles``."""
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tenant", "namespace": namespace}}
     binding = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -122,22 +129,18 @@ def tenant_of(platform: Platform, roles: list[Object]) -> tuple[str, dict[str, s
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
         "subjects": [{"kind": "ServiceAccount", "name": "tenant", "namespace": namespace}],
     }
-    made = [*roles, account, binding, secret(namespace, SECRET, keys | shared)]
-    platform.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(made))
-    review = ("auth", "can-i", "create", "finetunejobs.finetune.dev", "-n", namespace)
-    # The controller that adds our role to `edit` takes a moment.
-    user = f"--as=system:serviceaccount:{namespace}:tenant"
-    eventually(lambda: "yes" in _said(platform, *review, user), 60)
-    return namespace, keys
+    platform.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([*roles, account, binding]))
 
+    def allowed() -> bool:
+        user = f"--as=system:serviceaccount:{namespace}:tenant"
+        try:
+            platform.kubectl("auth", "can-i", "create", "finetunejobs.finetune.dev", "-n", namespace, user)
+        except RequestFailed:
+            return False
+        return True
 
-def _said(platform: Platform, *arguments: str) -> str:
-    from finetune_sandbox.errors import RequestFailed
-
-    try:
-        return platform.kubectl(*arguments)
-    except RequestFailed as error:
-        return str(error)
+    # The controller that adds roles to `edit` takes a moment.
+    eventually(allowed, 60)
 
 
 def without_signature(token: str, **claims: Any) -> str:

@@ -40,6 +40,7 @@ class Reason(StrEnum):
     PREPARED = "Prepared"
     PREPARE_FAILED = "PrepareFailed"
     SECRET_NOT_FOUND = "SecretNotFound"
+    SERVICE_ACCOUNT_REFUSED = "ServiceAccountRefused"
     WAITING_FOR_JOB = "WaitingForJob"
     JOB_NOT_FOUND = "JobNotFound"
     JOB_FAILED = "JobFailed"

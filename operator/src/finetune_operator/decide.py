@@ -17,6 +17,7 @@ from finetune_api.outcomes import Failure, FailureClass, Stage, deadline_exceede
 from finetune_api.results import Artifact, EvaluationResult, Prepared
 from finetune_api.status import AttemptStatus, ConditionType, FineTuneJobStatus, Reason, State
 from finetune_api.uris import job_named
+from finetune_operator.accounts import refusal
 from finetune_operator.attempts import (
     SUCCEEDED,
     SUSPENDED,
@@ -262,6 +263,9 @@ def _suspend(turn: _Turn) -> Decision:
 
 def _begin(turn: _Turn) -> Decision:
     """Prepares the next attempt, then starts it."""
+    refused_account = refusal(turn.job.spec.output.service_account_name, turn.job.metadata.namespace, turn.seen.account)
+    if refused_account:
+        return _awaited(turn, Reason.SERVICE_ACCOUNT_REFUSED, refused_account, turn.status.start_time)
     prepared = progression.prepared_from(turn.status, turn.number)
     if prepared:
         return _start(turn, prepared)
@@ -311,11 +315,15 @@ def _secret_missing(turn: _Turn, pod: Pod) -> Decision:
     problem = pod.waiting[1] if pod.waiting else ""
     message = f"{problem[:1024]} in namespace {turn.job.metadata.namespace}"
     failure = failure_of(FailureClass.SECRET_MISSING, message)
-    left = (pod.created or turn.now) + turn.policy.secret_grace - turn.now
+    return _awaited(turn, Reason.SECRET_NOT_FOUND, failure, pod.created)
+
+
+def _awaited(turn: _Turn, reason: Reason, failure: Failure, since: datetime | None) -> Decision:
+    """Fails once something that others have to make was waited for long enough."""
+    left = (since or turn.now) + turn.policy.secret_grace - turn.now
     if left <= timedelta(0):
-        return _fail(turn, Reason.SECRET_NOT_FOUND, failure)
-    phase = Phase(State.PREPARING, Reason.SECRET_NOT_FOUND, failure.words)
-    return turn.settle(phase, requeue_after=left + timedelta(seconds=1))
+        return _fail(turn, reason, failure)
+    return turn.settle(Phase(State.PREPARING, reason, failure.words), requeue_after=left + timedelta(seconds=1))
 
 
 def _prepare_ended(turn: _Turn, job: ChildJob) -> Decision:

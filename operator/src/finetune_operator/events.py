@@ -17,6 +17,7 @@ _WARNINGS = frozenset(
         Reason.PREPARE_FAILED,
         Reason.SPEC_INVALID,
         Reason.SECRET_NOT_FOUND,
+        Reason.SERVICE_ACCOUNT_REFUSED,
         Reason.CHILD_REFUSED,
         Reason.RETRYING,
         Reason.CHECKPOINT_DAMAGED,
@@ -28,6 +29,7 @@ _WARNINGS = frozenset(
 _WAITS = frozenset(
     {
         Reason.SECRET_NOT_FOUND,
+        Reason.SERVICE_ACCOUNT_REFUSED,
         Reason.CHILD_REFUSED,
         Reason.RETRYING,
         Reason.WAITING_FOR_JOB,

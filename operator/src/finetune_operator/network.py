@@ -109,6 +109,9 @@ def endpoints(spec: FineTuneJobSpec, stage: Stage, upstream: Upstream | None = N
     A Secret may name an endpoint too; the operator reads none, and takes the store for a public one.
     """
     found = {endpoint_of(access.endpoint_url) for access in store_uses(spec, upstream).values()}
+    if spec.output.service_account_name:
+        # Its identity is changed for keys by the cloud's token service.
+        found.add(_PUBLIC_HTTPS)
     if spec.model.source.startswith("hf://"):
         found |= _of_hub(spec.model.hugging_face)
     if stage is not Stage.PREPARE:

@@ -237,10 +237,13 @@ def _pod_template(
         },
     }
     priority = {"priorityClassName": job.spec.priority_class_name} if job.spec.priority_class_name else {}
+    named = job.spec.output.service_account_name
+    account = {"serviceAccountName": named} if named else {}
     return {
         "metadata": {"labels": labels(job.metadata.name, job.metadata.uid, stage, attempt)},
         "spec": {
             **priority,
+            **account,
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,

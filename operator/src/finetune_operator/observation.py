@@ -74,7 +74,8 @@ class Pod:
 class Observation:
     """One job and its children, as they are now.
 
-    ``needed`` is the job that its model comes from, the one that this needs in turn, and so on, as far as they exist.
+    ``needed`` is the job that its model comes from, the one that this needs in turn, and so on, as far as they exist;
+    ``account`` the ServiceAccount that it names, if that exists.
     """
 
     manifest: Object
@@ -83,6 +84,7 @@ class Observation:
     pods: tuple[Pod, ...] = ()
     report: ProgressReport | None = None
     needed: tuple[Object, ...] = ()
+    account: Object | None = None
 
     def job_of(self, stage: Stage, attempt: int) -> ChildJob | None:
         return next((job for job in self.jobs if (job.stage, job.attempt) == (stage, attempt)), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -108,7 +108,18 @@ class Reconciler:
         jobs = await self._kube.list("batch/v1", "jobs", key.namespace, selector)
         pods = await self._kube.list("v1", "pods", key.namespace, selector)
         report = self._reports.newest(key.namespace, key.name)
-        return observe(manifest, jobs, pods, report, self._clock(), await self._needed(key, manifest))
+        seen = observe(manifest, jobs, pods, report, self._clock(), await self._needed(key, manifest))
+        return replace(seen, account=await self._account(key, manifest))
+
+    async def _account(self, key: Key, manifest: Object) -> Object | None:
+        """The ServiceAccount that an unfinished job names; None where there is none."""
+        name = (manifest["spec"].get("output") or {}).get("serviceAccountName")
+        if name is None or is_final(known_status(manifest)):
+            return None
+        try:
+            return await self._kube.get("v1", "serviceaccounts", key.namespace, name)
+        except NotFound:
+            return None
 
     async def _needed(self, key: Key, manifest: Object) -> list[Object]:
         """The job that a job waits for, the one that this needs in turn, and so on, up to one that is missing, has

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.plan import Device, World
 from finetune_trainer.errors import DeviceMissing
-from finetune_trainer.training.devices import choose_device, process_environment
+from finetune_trainer.training.devices import OFFLINE, choose_device, process_environment
 
 
 def world(device: Device, processes: int = 2) -> World:
@@ -45,7 +45,6 @@ def test_environment_on_cpu_keeps_deepspeed_off_the_gpus() -> None:
         "OMP_NUM_THREADS": "3",
         "MKL_NUM_THREADS": "3",
         "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
         "DS_ACCELERATOR": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
     }
@@ -56,3 +55,9 @@ def test_environment_on_gpus_makes_cublas_deterministic() -> None:
     assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert environment["FLASH_ATTENTION_DETERMINISTIC"] == "1"
     assert "DS_ACCELERATOR" not in environment
+
+
+def test_what_fetches_from_the_hub_is_not_offline() -> None:
+    """The launcher takes these into its own environment before it fetches the model."""
+    environments = [process_environment(device, 1) for device in (Device.CPU, Device.CUDA)]
+    assert not any(OFFLINE.keys() & environment.keys() for environment in environments)

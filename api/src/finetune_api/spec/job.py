@@ -60,6 +60,15 @@ class OutputSpec(Document):
             "with the adapter's changes in its weights. Other tunings publish the whole model.",
         ),
     ]
+    service_account_name: Annotated[
+        ResourceName | None,
+        Field(
+            default=None,
+            description="ServiceAccount of the job's pods, whose workload identity opens the stores that name no "
+            "Secret. The namespace's owner allows it by the annotation finetune.dev/training-pods=allowed. Its token "
+            "for the API server is not mounted. Default: the namespace's default one.",
+        ),
+    ]
     s3: Annotated[
         S3Access,
         Field(

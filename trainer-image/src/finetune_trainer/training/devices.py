@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from finetune_api.plan import SIMULATED_GPUS_VARIABLE, Device, World
 from finetune_trainer.errors import DeviceMissing
 
+# For the training processes alone, which find everything in the pod. The launcher before them fetches from the hub,
+# whose library reads this when it is imported.
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+
 
 def choose_device(world: World, environment: Mapping[str, str], visible_gpus: int) -> Device:
     """The device of this pod's processes.
@@ -37,7 +41,6 @@ def process_environment(device: Device, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
     }
     if device is Device.CPU:
         return common | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}

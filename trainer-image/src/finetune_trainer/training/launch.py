@@ -18,7 +18,7 @@ from finetune_trainer.models.sources import fetch_model
 from finetune_trainer.outcome import Terminated, failed, ignore_signals, write_termination_message
 from finetune_trainer.settings import rendezvous_timeout
 from finetune_trainer.signals import StopRequest, preempted
-from finetune_trainer.training.devices import choose_device, process_environment, visible_gpus
+from finetune_trainer.training.devices import OFFLINE, choose_device, process_environment, visible_gpus
 from finetune_trainer.training.diagnostics import diagnostics_of, uploader
 from finetune_trainer.training.hyperparameters import refuse_unsupported
 from finetune_trainer.training.rollcall import Roll, answer_roll
@@ -69,6 +69,7 @@ def _launch(plan: RunPlan, environment: MutableMapping[str, str]) -> StageOutcom
     if adapter:
         adapter.place(workspace.adapter)
     fetch_splits(plan, environment, workspace.data)
+    environment.update(OFFLINE)
     timeout = rendezvous_timeout(environment)
     world = plan.world
     key = f"{plan.job.uid}/{plan.attempt}"
