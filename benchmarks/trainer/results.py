@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent.parent / "results"
-_LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "trl", "datasets", "numpy")
+_LIBRARIES = ("torch", "transformers", "deepspeed", "peft", "trl", "datasets", "numpy", "boto3", "obstore")
 
 
 def environment() -> dict[str, Any]:

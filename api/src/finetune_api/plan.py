@@ -10,7 +10,7 @@ from pydantic import Field
 
 from finetune_api.base import Document, quantity_value
 from finetune_api.results import Prepared
-from finetune_api.spec import AddressingStyle, FineTuneJobSpec, HubAccess, S3Access
+from finetune_api.spec import AddressingStyle, Checksum, FineTuneJobSpec, HubAccess, S3Access
 from finetune_api.upstream import Upstream
 
 PLAN_FILE = "plan.json"
@@ -50,6 +50,7 @@ class StoreAccess(Document):
     endpoint_url: Annotated[str | None, Field(default=None, alias="endpointURL")]
     region: str | None = None
     addressing_style: AddressingStyle = AddressingStyle.AUTO
+    checksum: Checksum = Checksum.CRC64NVME
     environment_prefix: str | None = None
 
 
@@ -130,6 +131,7 @@ def cluster_stores(spec: FineTuneJobSpec, upstream: Upstream | None = None) -> d
             endpoint_url=access.endpoint_url,
             region=access.region,
             addressing_style=access.addressing_style,
+            checksum=access.checksum,
             environment_prefix=environment_prefix(use) if access.credentials_secret_ref else None,
         )
         for use, access in store_uses(spec, upstream).items()

@@ -60,7 +60,7 @@ def test_credentials_come_by_prefix_only_where_a_secret_is_named() -> None:
         endpoint_url="https://shared.example", region="eu-1", environment_prefix="OUTPUT_"
     )
     assert stores["train-0"].environment_prefix == "TRAIN_0_"
-    assert stores["model"].to_wire() == {"addressingStyle": "Path"}
+    assert stores["model"].to_wire() == {"addressingStyle": "Path", "checksum": "CRC64NVME"}
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def test_a_base_model_in_a_store_is_reached_as_the_other_job_reached_it() -> Non
     own = {"region": "eu-1"}
     assert found(finished(model={"source": "s3://models/base"})).model.to_wire()["s3"] == {
         "addressingStyle": "Auto",
+        "checksum": "CRC64NVME",
         **SECRET,
     }
     given = found(finished(model={"source": "s3://models/base", "s3": own})).model.s3

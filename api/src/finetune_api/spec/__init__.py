@@ -1,6 +1,6 @@
 """The FineTuneJob's spec. These models are the source of the CRD: docstrings and descriptions become its help."""
 
-from finetune_api.spec.access import AddressingStyle, HubAccess, S3Access, SecretKeyReference, SecretReference
+from finetune_api.spec.access import AddressingStyle, Checksum, HubAccess, S3Access, SecretKeyReference, SecretReference
 from finetune_api.spec.checkpoint import CheckpointSpec
 from finetune_api.spec.dataset import (
     ChecksSpec,
@@ -35,6 +35,7 @@ __all__ = [
     "ArtifactForm",
     "CheckpointSpec",
     "ChecksSpec",
+    "Checksum",
     "DataFormat",
     "DataSource",
     "DatasetSpec",

@@ -38,6 +38,13 @@ class SecretKeyReference(Document):
     ]
 
 
+class Checksum(StrEnum):
+    """What an S3-compatible store verifies of each upload."""
+
+    CRC64NVME = "CRC64NVME"
+    NONE = "None"
+
+
 class S3Access(Document):
     """How to reach an S3-compatible store. Everything left out comes from the Secret or the AWS default chain."""
 
@@ -62,6 +69,14 @@ class S3Access(Document):
             default=AddressingStyle.AUTO,
             description="Path puts the bucket in the URL's path, Virtual in its host name. Auto: Path for an own "
             "endpoint, Virtual for AWS.",
+        ),
+    ]
+    checksum: Annotated[
+        Checksum,
+        Field(
+            default=Checksum.CRC64NVME,
+            description="What the store verifies of each upload and keeps beside the object. None for a store that "
+            "does not know CRC64NVME: what is read back is then compared by the trainer's own sums only.",
         ),
     ]
     credentials_secret_ref: Annotated[

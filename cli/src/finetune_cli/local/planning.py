@@ -106,6 +106,7 @@ def local_stores(
             endpoint_url=store_url or access.endpoint_url,
             region=access.region,
             addressing_style=access.addressing_style,
+            checksum=access.checksum,
         )
         for use, access in store_uses(spec, upstream).items()
     }

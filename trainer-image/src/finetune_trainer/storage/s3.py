@@ -1,52 +1,53 @@
 """S3-compatible storage, and the choice between it and a folder.
 
-The only module that imports botocore and s3transfer, the two libraries behind boto3. boto3 itself would only add to the
-start-up time. Every error of theirs leaves as a :class:`TrainerError` in words.
+Small objects and everything but content go through botocore, large ones through obstore. Every error of theirs leaves
+as a :class:`TrainerError` in words.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import botocore.session
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
+    FlexibleChecksumError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseStreamingError,
 )
 from botocore.parsers import ResponseParserError
 
 from finetune_api.plan import RunPlan, StoreAccess
-from finetune_api.spec import AddressingStyle
 from finetune_api.uris import S3Location
-from finetune_trainer.errors import StorageError, TrainerError, UserError
+from finetune_trainer.errors import StorageError, UserError
+from finetune_trainer.storage.checksums import crc64, file_crc64, joined_crc64, wire_crc64
 from finetune_trainer.storage.folder import FolderStore
 from finetune_trainer.storage.interface import CHUNK_BYTES, ObjectStore, StoredObject, StoreFields, fields_of
-from finetune_trainer.storage.s3errors import (
-    EXISTS,
-    NOT_FOUND,
-    Refusal,
-    missing_bucket,
-    missing_credentials,
-    refusal,
-    unreachable,
-)
+from finetune_trainer.storage.ranges import PIECE_BYTES
+from finetune_trainer.storage.s3client import Client, Connection, answer_of, client_of, in_words
+from finetune_trainer.storage.s3errors import EXISTS, NOT_FOUND, StreamFailed, missing_credentials, refusal, unreachable
 
-# Objects of this size and more are moved in parts, several at a time.
-_PARTS_BYTES = 8 << 20
-# Parts in memory at once: 32 MiB for an upload.
-_IN_MEMORY = {"max_request_concurrency": 4, "max_in_memory_upload_chunks": 4, "multipart_chunksize": _PARTS_BYTES}
+if TYPE_CHECKING:
+    from finetune_trainer.storage.streams import Streams
+
+_Result = TypeVar("_Result")
 _KEY_PAIR = ("aws_access_key_id", "aws_secret_access_key")
-_STYLES = {AddressingStyle.PATH: "path", AddressingStyle.VIRTUAL: "virtual"}
+# How often something is read that arrives damaged, cut short or not at all.
+_READS = 5
+# How often a large object is read whose sum is wrong in the end.
+_DOWNLOADS = 3
+_BROKEN_ANSWERS = (
+    FlexibleChecksumError,
+    IncompleteReadError,
+    ReadTimeoutError,
+    ResponseParserError,
+    ResponseStreamingError,
+)
+_DAMAGED = "read it again; if that does not help, write the object again"
 
 
 def open_store(access: StoreAccess, environment: Mapping[str, str], fields: StoreFields) -> ObjectStore:
@@ -75,62 +76,6 @@ def _variable(access: StoreAccess, environment: Mapping[str, str], name: str) ->
     return environment.get(f"{access.environment_prefix or ''}{name}") or None
 
 
-@dataclass(frozen=True)
-class _Connection:
-    """What an S3 client is made from. Uses of a plan that share it share the client: making one takes 100 ms."""
-
-    endpoint: str | None
-    region: str | None
-    style: AddressingStyle
-    credentials: tuple[tuple[str, str], ...] = field(repr=False)
-
-
-@lru_cache
-def _client_of(connection: _Connection) -> Any:
-    session, endpoint = botocore.session.Session(), connection.endpoint
-    # Stores other than AWS do not all know the checksums that botocore adds by default.
-    own = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-    config = Config(
-        connect_timeout=5,
-        read_timeout=30,
-        retries={"mode": "standard", "total_max_attempts": 3},
-        s3={"addressing_style": _STYLES.get(connection.style, "path" if endpoint else "auto")},
-        **(own if endpoint else {}),
-    )
-    region = connection.region or session.get_config_variable("region") or "us-east-1"
-    return session.create_client(
-        "s3", endpoint_url=endpoint, region_name=region, config=config, **dict(connection.credentials)
-    )
-
-
-class _View(io.RawIOBase):
-    """Memory as a file that is read in place: a buffer of the standard library would copy all of it."""
-
-    def __init__(self, content: memoryview) -> None:
-        super().__init__()
-        self._content, self._position = content, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._content)}[whence]
-        self._position = min(max(0, origin + offset), len(self._content))
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self._content[self._position : self._position + len(buffer)]
-        buffer[: len(piece)] = piece
-        self._position += len(piece)
-        return len(piece)
-
-
 class S3Store:
     """An S3-compatible store; see :class:`finetune_trainer.storage.interface.ObjectStore`."""
 
@@ -141,126 +86,199 @@ class S3Store:
         absent = [name.upper() for name in _KEY_PAIR if not known[name]]
         if absent and access.environment_prefix:
             raise missing_credentials(fields, f"the Secret has no {' and no '.join(absent)}")
-        self._connection = _Connection(
+        self._connection = Connection(
             endpoint=access.endpoint_url or _variable(access, environment, "AWS_ENDPOINT_URL"),
             region=access.region or region,
             style=access.addressing_style,
+            checksum=access.checksum,
             credentials=() if absent else tuple((name, value) for name, value in known.items() if value),
         )
 
     @property
+    def _shared(self) -> Client:
+        return client_of(self._connection)
+
+    @property
     def _client(self) -> Any:
         try:
-            return _client_of(self._connection)
+            return self._shared.s3
         except ValueError as error:
             raise UserError(str(error), f"correct {self._fields.access}.endpointURL") from error
 
+    def _streams(self, location: S3Location) -> Streams:
+        # Imported here: small objects need none of it, and prepare often has to do with small objects only.
+        from finetune_trainer.storage.streams import Streams
+
+        self._client  # noqa: B018 - an endpoint that is no URL is told here
+        return Streams(self._shared, location.bucket)
+
     def stat(self, location: S3Location) -> StoredObject | None:
         with self._words(location):
-            try:
-                head = self._client.head_object(Bucket=location.bucket, Key=location.key)
-            except ClientError as error:
-                if _answer(error).code in NOT_FOUND:
-                    return None
-                # An answer to HEAD has no body and so no reason; the same as GET says what is wrong.
-                self._client.get_object(Bucket=location.bucket, Key=location.key)["Body"].close()
-                raise
-            return StoredObject(location, head["ContentLength"], head["ETag"].strip('"'))
+            head = self._head(location)
+            return StoredObject(location, head["ContentLength"], head["ETag"].strip('"')) if head else None
+
+    def _head(self, location: S3Location) -> Mapping[str, Any] | None:
+        place = {"Bucket": location.bucket, "Key": location.key}
+        mode = {"ChecksumMode": "ENABLED"} if self._shared.checksums else {}
+        try:
+            head: Mapping[str, Any] = self._client.head_object(**place, **mode)
+            return head
+        except ClientError as error:
+            if answer_of(error).code in NOT_FOUND:
+                return None
+            # An answer to HEAD has no body and so no reason; the same as GET says what is wrong.
+            self._client.get_object(**place)["Body"].close()
+            raise
 
     def objects(self, prefix: S3Location) -> Iterator[StoredObject]:
         folder = f"{prefix.key}/" if prefix.key else ""
         with self._words(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=folder)
-            for page in pages:
-                for entry in page.get("Contents", ()):
-                    # A key that ends in a slash is how consoles draw a folder.
-                    if not entry["Key"].endswith("/"):
-                        found = S3Location(prefix.bucket, entry["Key"])
-                        yield StoredObject(found, entry["Size"], entry["ETag"].strip('"'))
+            for entry in self._listed("list_objects_v2", "Contents", Bucket=prefix.bucket, Prefix=folder):
+                # A key that ends in a slash is how consoles draw a folder.
+                if not entry["Key"].endswith("/"):
+                    found = S3Location(prefix.bucket, entry["Key"])
+                    yield StoredObject(found, entry["Size"], entry["ETag"].strip('"'))
+
+    def _listed(self, operation: str, entries: str, **request: str) -> Iterator[Mapping[str, Any]]:
+        pages = iter(self._client.get_paginator(operation).paginate(**request))
+        while page := next(pages, None):
+            yield from page.get(entries, ())
 
     def chunks(self, location: S3Location) -> Iterator[bytes]:
-        # Entering a StreamingBody gives the raw response, which has no iter_chunks.
+        for _, piece in self._pieces(location):
+            view = memoryview(piece)
+            for start in range(0, len(view), CHUNK_BYTES):
+                yield bytes(view[start : start + CHUNK_BYTES])
+
+    def _pieces(self, location: S3Location) -> Iterator[tuple[int, Any]]:
+        """The content in order, each piece with its start; after the last one StorageError if the sum is another."""
         with self._words(location):
-            body = self._client.get_object(Bucket=location.bucket, Key=location.key)["Body"]
-            with closing(body):
-                yield from body.iter_chunks(CHUNK_BYTES)
+            head = self._head(location)
+            if head is None or head["ContentLength"] < PIECE_BYTES:
+                yield 0, self.read(location)
+                return
+            sums = []
+            for start, piece in self._streams(location).pieces(
+                location.key, head["ContentLength"], head["ETag"].strip('"')
+            ):
+                if "ChecksumCRC64NVME" in head:
+                    sums.append((crc64(memoryview(piece)), len(piece)))
+                yield start, piece
+            if sums and wire_crc64(joined_crc64(sums)) != head["ChecksumCRC64NVME"]:
+                raise StorageError(f"{location} was read with another checksum than the store has", _DAMAGED)
 
     def read(self, location: S3Location, start: int = 0, length: int | None = None) -> bytes:
         end = "" if length is None else start + length - 1
         span = {} if start == 0 and length is None else {"Range": f"bytes={start}-{end}"}
-        with self._words(location):
-            content: bytes = self._client.get_object(Bucket=location.bucket, Key=location.key, **span)["Body"].read()
+
+        def get() -> bytes:
+            answer = self._client.get_object(Bucket=location.bucket, Key=location.key, **span)
+            content: bytes = answer["Body"].read()
             return content
 
+        with self._words(location):
+            return _repeated(get)
+
     def download(self, location: S3Location, path: Path) -> None:
-        found = self.stat(location)
-        if found is None or found.size < _PARTS_BYTES:
-            path.write_bytes(self.read(location))
-            return
-        with self._parts(location) as manager:
-            manager.download(location.bucket, location.key, str(path)).result()
+        for left in reversed(range(_DOWNLOADS)):
+            try:
+                with path.open("wb") as file:
+                    for _, piece in self._pieces(location):
+                        file.write(piece)
+                return
+            except StorageError as error:
+                # What was read wrong may be right the next time; everything else was tried often enough.
+                if not left or error.remedy != _DAMAGED:
+                    raise
 
     def upload(self, path: Path, location: S3Location) -> None:
-        if path.stat().st_size < _PARTS_BYTES:
+        size = path.stat().st_size
+        if size < PIECE_BYTES:
             self.put(location, path.read_bytes())
             return
-        with self._parts(location) as manager:
-            manager.upload(str(path), location.bucket, location.key).result()
-
-    @contextmanager
-    def _parts(self, location: S3Location) -> Iterator[Any]:
-        # Imported here: small objects need none of it, and prepare often has to do with small objects only.
-        from s3transfer.exceptions import RetriesExceededError
-        from s3transfer.manager import TransferConfig, TransferManager
-
-        with self._words(location):
-            try:
-                with TransferManager(self._client, TransferConfig(**_IN_MEMORY)) as manager:
-                    yield manager
-            except RetriesExceededError as error:
-                raise unreachable(
-                    str(error.last_exception), location, self._fields, self._connection.endpoint
-                ) from error
+        self._stream(location, path, size, lambda: file_crc64(path))
 
     def put(self, location: S3Location, content: bytes) -> None:
         with self._words(location):
-            self._client.put_object(Bucket=location.bucket, Key=location.key, Body=content)
+            self._client.put_object(**self._small(location, content))
 
     def put_new(self, location: S3Location, content: bytes) -> bool:
         with self._words(location):
             try:
-                self._client.put_object(Bucket=location.bucket, Key=location.key, Body=content, IfNoneMatch="*")
+                self._client.put_object(**self._small(location, content), IfNoneMatch="*")
             except ClientError as error:
-                if _answer(error).code in EXISTS:
-                    return False
+                if answer_of(error).code in EXISTS:
+                    # An answer that was lost: what is there is what was sent a moment ago.
+                    return self.read(location) == content
                 raise
         return True
 
+    def _small(self, location: S3Location, content: bytes) -> dict[str, Any]:
+        checksum = {"ChecksumCRC64NVME": wire_crc64(crc64(content))} if self._shared.checksums else {}
+        return {"Bucket": location.bucket, "Key": location.key, "Body": content, **checksum}
+
     def write(self, location: S3Location, content: memoryview) -> None:
-        if len(content) < _PARTS_BYTES:
+        if len(content) < PIECE_BYTES:
             self.put(location, bytes(content))
             return
-        with self._parts(location) as manager:
-            manager.upload(_View(content), location.bucket, location.key).result()
+        self._stream(location, content, len(content), lambda: crc64(content))
+
+    def _stream(self, location: S3Location, content: memoryview | Path, size: int, summed: Callable[[], int]) -> None:
+        """Uploads in parts, and compares what the store says of the whole object."""
+        with self._words(location):
+            before = self._head(location)
+            expected = wire_crc64(summed()) if self._shared.checksums else None
+            try:
+                self._send(location, content, size)
+            except StreamFailed as failed:
+                # The upload is no more and the object is there: only the last answer was lost.
+                lost = failed.refusal is not None and failed.refusal.code == "NoSuchUpload"
+                if not (lost and self._arrived(location, size, expected, before)):
+                    raise
+            else:
+                if not self._arrived(location, size, expected, None):
+                    raise StorageError(f"{location} arrived with another size or checksum than it has here", _DAMAGED)
+
+    def _send(self, location: S3Location, content: memoryview | Path, size: int) -> None:
+        try:
+            self._streams(location).upload(location.key, content, size)
+        finally:
+            # Where the answer to the first request was lost, a second upload was begun.
+            self._abort_all(location.bucket, location.key)
+
+    def _arrived(self, location: S3Location, size: int, expected: str | None, before: Mapping[str, Any] | None) -> bool:
+        head = self._head(location)
+        if head is None or head["ContentLength"] != size:
+            return False
+        found = head.get("ChecksumCRC64NVME")
+        if expected and found:
+            return bool(found == expected)
+        return before is None or head["ETag"] != before["ETag"]
 
     def read_into(self, location: S3Location, start: int, target: memoryview) -> None:
-        content = self.read(location, start, len(target))
+        with self._words(location):
+            content = memoryview(self._streams(location).range(location.key, start, len(target)))
         if len(content) != len(target):
             raise StorageError(f"{location} ends before byte {start + len(target)}", "write the object again")
         target[:] = content
 
     def abort_uploads(self, prefix: S3Location) -> int:
-        aborted = 0
         with self._words(prefix):
-            pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=prefix.bucket, Prefix=f"{prefix.key}/"
-            )
-            for upload in [upload for page in pages for upload in page.get("Uploads", ())]:
-                self._client.abort_multipart_upload(
-                    Bucket=prefix.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                )
-                aborted += 1
-        return aborted
+            return self._abort_all(prefix.bucket, f"{prefix.key}/")
+
+    def _abort_all(self, bucket: str, beginning: str) -> int:
+        found = list(self._listed("list_multipart_uploads", "Uploads", Bucket=bucket, Prefix=beginning))
+        for upload in found:
+            self._abort(bucket, upload["Key"], upload["UploadId"])
+        return len(found)
+
+    def _abort(self, bucket: str, key: str, upload: str) -> None:
+        try:
+            self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
+        except ClientError as error:
+            # Somebody else was faster, or the answer to the first attempt was lost.
+            if answer_of(error).code != "NoSuchUpload":
+                raise
 
     def delete(self, location: S3Location) -> None:
         with self._words(location):
@@ -271,20 +289,19 @@ class S3Store:
         try:
             yield
         except (ClientError, BotoCoreError, ResponseParserError) as error:
-            raise self._translated(error, location) from error
-
-    def _translated(self, error: BaseException, location: S3Location) -> TrainerError:
-        match error:
-            case ClientError():
-                return refusal(_answer(error), location, self._fields, self._connection.endpoint)
-            case NoCredentialsError() | PartialCredentialsError():
-                return missing_credentials(self._fields, str(error))
-            case ParamValidationError():
-                return missing_bucket(location, self._fields, self._connection.endpoint)
-        return unreachable(str(error), location, self._fields, self._connection.endpoint)
+            raise in_words(error, location, self._fields, self._connection.endpoint) from error
+        except StreamFailed as error:
+            endpoint = self._connection.endpoint
+            if error.refusal:
+                raise refusal(error.refusal, location, self._fields, endpoint) from error
+            raise unreachable(str(error), location, self._fields, endpoint) from error
 
 
-def _answer(error: ClientError) -> Refusal:
-    body = error.response.get("Error", {})
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return Refusal(str(body.get("Code", status)), str(body.get("Message", "")), int(status))
+def _repeated(call: Callable[[], _Result]) -> _Result:
+    """Repeats a read whose answer began well and ended badly: botocore repeats requests, not answers."""
+    for _ in range(_READS - 1):
+        try:
+            return call()
+        except _BROKEN_ANSWERS:
+            continue
+    return call()

@@ -33,6 +33,14 @@ class Refusal:
     status: int
 
 
+class StreamFailed(Exception):
+    """A transfer failed for good. ``refusal`` is what the store answered, if it did."""
+
+    def __init__(self, reason: str, refusal: Refusal | None) -> None:
+        super().__init__(reason)
+        self.refusal = refusal
+
+
 def missing_bucket(location: S3Location, fields: StoreFields, endpoint: str | None) -> UserError:
     """The bucket of a field does not exist."""
     return UserError(

@@ -1,0 +1,1 @@
+"""Measurements of storage and checkpoints beside boto3."""

@@ -1,0 +1,1 @@
+"""Processes that benchmarks of storage measure."""

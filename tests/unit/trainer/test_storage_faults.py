@@ -1,0 +1,122 @@
+"""The store's client behind a proxy that breaks things: what arrives is whole, and little is sent again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from finetune_api.plan import StoreAccess
+from finetune_api.uris import S3Location
+from finetune_trainer.errors import StorageError
+from finetune_trainer.storage.interface import ObjectStore
+from finetune_trainer.storage.ranges import PIECE_BYTES
+from finetune_trainer.storage.s3 import open_store
+from support.object_store import CREDENTIALS
+from support.run_plans import FIELDS, Place
+from support.s3_faults import Fault, Faults, faulty
+
+LARGE = 3 * PIECE_BYTES + 5
+
+
+class Proxied:
+    """Stores behind proxies of one test."""
+
+    def __init__(self, place: Place, stack: ExitStack) -> None:
+        self.place, self._stack = place, stack
+
+    def store(self, faults: Faults) -> ObjectStore:
+        endpoint = self._stack.enter_context(faulty(self.place.endpoint, faults))
+        return open_store(StoreAccess(endpoint_url=endpoint), CREDENTIALS, FIELDS)
+
+    def at(self, key: str) -> S3Location:
+        return S3Location(self.place.bucket, key)
+
+    def leftovers(self) -> int:
+        return self.place.store.abort_uploads(self.at("faulty"))
+
+
+@pytest.fixture
+def proxied(s3_place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxied]:
+    monkeypatch.setattr("finetune_trainer.storage.retries.FIRST_SECONDS", 0.01)
+    with ExitStack() as stack:
+        yield Proxied(s3_place, stack)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    sorted(set(Fault) - {Fault.SLOW_DOWN_FOR}, key=lambda fault: fault.name),
+    ids=lambda fault: fault.name.lower(),
+)
+def test_whatever_breaks_twice_in_a_row_is_overcome(proxied: Proxied, tmp_path: Path, kind: Fault) -> None:
+    faults = Faults(seed=1, share=1.0, kinds=(kind,))
+    store, small, large = proxied.store(faults), os.urandom(1000), os.urandom(LARGE)
+    store.put(proxied.at("faulty/small"), small)
+    store.write(proxied.at("faulty/large"), memoryview(large))
+    assert store.read(proxied.at("faulty/small")) == small
+    store.download(proxied.at("faulty/large"), tmp_path / "large")
+    assert (tmp_path / "large").read_bytes() == large
+    assert sorted(found.location.key for found in store.objects(proxied.at("faulty"))) == [
+        "faulty/large",
+        "faulty/small",
+    ]
+    assert store.put_new(proxied.at("faulty/once"), b"first")
+    store.delete(proxied.at("faulty/small"))
+    assert proxied.place.keys("faulty/small") == []
+    assert proxied.leftovers() == 0
+    assert {fault for fault, _ in faults.met} == {kind}
+
+
+@pytest.mark.parametrize("kind", [Fault.RESET_WITHIN_BODY, Fault.SLOW_DOWN], ids=lambda fault: fault.name.lower())
+def test_a_broken_upload_sends_at_most_the_broken_parts_again(proxied: Proxied, kind: Fault) -> None:
+    faults = Faults(seed=1, share=1.0, kinds=(kind,), only="partNumber=2")
+    content = os.urandom(LARGE)
+    counted = Faults(seed=1, share=0.0)
+    with faulty(proxied.place.endpoint, counted) as behind, faulty(behind, faults) as endpoint:
+        store = open_store(StoreAccess(endpoint_url=endpoint), CREDENTIALS, FIELDS)
+        store.write(proxied.at("faulty/large"), memoryview(content))
+    parts = [name for name in counted.asked if "partNumber" in name]
+    assert sorted(counted.asked[name] for name in parts) == [1, 1, 1, 1]
+    assert len(faults.met) == 2
+    assert proxied.place.store.read(proxied.at("faulty/large")) == content
+
+
+def test_a_store_is_left_alone_for_as_long_as_it_asks(proxied: Proxied) -> None:
+    faults = Faults(seed=1, share=1.0, kinds=(Fault.SLOW_DOWN_FOR,))
+    started = time.monotonic()
+    proxied.store(faults).put(proxied.at("faulty/small"), b"1")
+    assert time.monotonic() - started >= len(faults.met) == 2
+
+
+def test_an_upload_whose_last_answer_is_lost_is_not_sent_again(proxied: Proxied) -> None:
+    faults = Faults(seed=1, share=1.0, kinds=(Fault.LOST_ANSWER,), only="POST /")
+    store, content = proxied.store(faults), os.urandom(LARGE)
+    store.write(proxied.at("faulty/large"), memoryview(content))
+    assert proxied.place.store.read(proxied.at("faulty/large")) == content
+    assert all(count == 1 for name, count in faults.asked.items() if "partNumber" in name and "PUT" in name)
+
+
+def test_content_that_stays_wrong_is_refused(proxied: Proxied, tmp_path: Path) -> None:
+    """A flipped byte in a piece of a large object is seen by the sum of the whole."""
+    content, location = os.urandom(LARGE), proxied.at("faulty/large")
+    proxied.place.store.write(location, memoryview(content))
+    faults = Faults(seed=1, share=1.0, kinds=(Fault.WRONG_BYTE,), only="bytes=8388608-")
+    store = proxied.store(faults)
+    with pytest.raises(StorageError, match="another checksum than the store has"):
+        list(store.chunks(location))
+    # The proxy breaks the same no more than twice in a row.
+    with pytest.raises(StorageError, match="another checksum than the store has"):
+        list(store.chunks(location))
+    assert b"".join(store.chunks(location)) == content
+
+
+def test_a_store_that_stays_busy_is_given_up(proxied: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("support.s3_faults.MOST_IN_A_ROW", 100)
+    faults = Faults(seed=1, share=1.0, kinds=(Fault.SLOW_DOWN,))
+    with pytest.raises(StorageError, match=r"SlowDown \(HTTP 503\)"):
+        proxied.store(faults).put(proxied.at("faulty/small"), b"1")
+    assert len(faults.met) == 10
