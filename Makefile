@@ -27,6 +27,7 @@ demo-dpo: env ## The same, then preference tuning of its adapter in a second job
 test: lint verify ## Run all checks and tests (KUBECONFIG set: cluster tests run there)
 	@python -m finetune_sandbox build
 	@python -m finetune_sandbox helm
+	@python -m finetune_sandbox kueue
 	@python -m pytest $(PYTEST_FLAGS)
 
 faults: env ## Run the fault suite with 25 seeds instead of one (FAULT_SEED=n repeats one)

@@ -16,10 +16,10 @@ import pytest
 from finetune_api import PLURAL
 from finetune_api.outcomes import Stage
 from finetune_operator import kube as kubernetes_api
-from finetune_operator.decide import Policy
 from finetune_operator.kube import Kube
 from finetune_operator.main import Service
 from finetune_operator.metrics import Metrics
+from finetune_operator.policy import Policy
 from finetune_operator.settings import Settings, parse_settings
 from support.builders import PLATFORM, Object, stored
 from support.fake_kube import put_job

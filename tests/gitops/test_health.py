@@ -33,6 +33,10 @@ CASES: list[tuple[Phase, Verdict]] = [
         ("Progressing", "Preparing: Secret storage is missing", "InProgress"),
     ),
     (
+        Phase(State.QUEUED, Reason.QUEUED, "waits in queue team", prepared=True),
+        ("Progressing", "Queued: waits in queue team", "InProgress"),
+    ),
+    (
         Phase(State.STARTING, Reason.PODS_PENDING, "0 of 2 pods run", prepared=True),
         ("Progressing", "Starting: 0 of 2 pods run", "InProgress"),
     ),

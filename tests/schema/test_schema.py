@@ -358,6 +358,28 @@ def test_run_policy_may_change(cluster: Cluster, existing: Object, changes: Obje
     assert changes.items() <= spec.items()
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"queueName": "b", "suspend": True}, None),
+        ({"queueName": None, "suspend": True}, None),
+        ({"queueName": "b"}, "spec.queueName changes only while the job is suspended"),
+        ({"queueName": None}, "spec.queueName changes only while the job is suspended"),
+        ({"managedBy": "example.com/other"}, "spec.managedBy is immutable"),
+        ({"managedBy": None, "suspend": True}, "spec.managedBy is immutable"),
+    ],
+    ids=str,
+)
+def test_queue_and_controller(cluster: Cluster, namespace: str, changes: Object, words: str | None) -> None:
+    queued = _manifest("in-a-queue", namespace, queueName="a", managedBy="finetune.dev/operator")
+    cluster.apply(queued)
+    changed = merged(queued, {"spec": changes})
+    if words:
+        assert words in _refusal(cluster, changed)
+    else:
+        assert cluster.apply(changed, DRY)["spec"].get("queueName") == changes["queueName"]
+
+
 def test_labels_and_annotations_may_change(cluster: Cluster, existing: Object) -> None:
     metadata = {"labels": {"team": "a"}, "annotations": {"why": "because"}}
     assert cluster.apply(merged(existing, {"metadata": metadata}), DRY)["metadata"]["labels"] == {"team": "a"}
@@ -373,7 +395,7 @@ def test_same_manifest_again_changes_nothing(cluster: Cluster, existing: Object)
     "file",
     [
         path
-        for pattern in ("*.yaml", "gitops/team/team-*.yaml")
+        for pattern in ("*.yaml", "gitops/team/team-*.yaml", "kueue/job.yaml")
         for path in sorted((PROJECT / "examples").glob(pattern))
     ],
     ids=lambda file: file.name,

@@ -11,9 +11,9 @@ from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, FailureClass, Stage, StageOutcome
 from finetune_api.reports import Progress, ProgressReport
 from finetune_api.results import Artifact, EvaluationResult, Prepared, SplitSummary
-from finetune_operator.decide import Policy
-from finetune_operator.naming import labels, stage_name
+from finetune_operator.naming import QUEUE_LABEL, labels, stage_name
 from finetune_operator.objects import Platform
+from finetune_operator.policy import Policy
 
 Object = dict[str, Any]
 
@@ -90,8 +90,12 @@ def batch_job(
     finished: float = 60,
     message: str = "",
     deleting: bool = False,
+    queue: str | None = None,
+    suspended: bool = False,
+    admitted: float | None = None,
 ) -> Object:
-    """A batch Job; ``ended`` is Complete, Failed or None, ``finished`` in seconds after the beginning."""
+    """A batch Job; ``ended`` is Complete, Failed or None, ``finished`` and ``admitted`` (when its queue let it go) in
+    seconds after the beginning."""
     metadata: Object = {
         "name": stage_name(NAME, stage, attempt),
         "namespace": NAMESPACE,
@@ -100,12 +104,18 @@ def batch_job(
     }
     if deleting:
         metadata["deletionTimestamp"] = stamp(at(30))
+    if queue:
+        metadata["labels"][QUEUE_LABEL] = queue
     status: Object = {}
+    if admitted is not None:
+        resumed = {"type": "Suspended", "status": "False", "lastTransitionTime": stamp(at(admitted))}
+        status["conditions"] = [resumed]
     if ended:
         condition = {"type": ended, "status": "True", "message": message, "lastTransitionTime": stamp(at(finished))}
         # The Job controller writes the condition that announces the end before the final one.
         status["conditions"] = [{"type": "SuccessCriteriaMet", "status": "True"}, condition]
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "status": status}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "status": status}
+    return job | ({"spec": {"suspend": True}} if suspended else {})
 
 
 def pod(
@@ -147,6 +157,15 @@ def pod(
     if state:
         status["containerStatuses"] = [{"name": "trainer", "state": state}]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"nodeName": node}, "status": status}
+
+
+def resource_quota(hard: dict[str, str], used: dict[str, str], **spec: Any) -> Object:
+    """A ResourceQuota that has been counted."""
+    return {
+        "metadata": {"name": "gpus", "namespace": NAMESPACE},
+        "spec": {"hard": hard} | spec,
+        "status": {"hard": hard, "used": used},
+    }
 
 
 def _container_state(

@@ -11,6 +11,7 @@ from finetune_api.reports import ProgressReport
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide import Decision, decide
 from finetune_operator.observation import observe
+from finetune_operator.workloads import Workload
 from support.builders import NAME, POLICY, Object, at, batch_job, failed, pod, prepare_outcome, stored
 
 PREPARE_JOB, TRAIN_JOB = f"{NAME}-prepare-1", f"{NAME}-train-1"
@@ -26,11 +27,14 @@ def look(
     now: float = 100,
     heard: ProgressReport | None = None,
     generation: int = 1,
+    workload: Workload | None = None,
+    quotas: tuple[Object, ...] = (),
     **changes: Any,
 ) -> Decision:
     """What is decided at some second about a job of which this is seen."""
     wire = status.to_wire() if status else None
-    return decide(observe(stored(generation, wire, **changes), jobs, pods, heard, at(now)), POLICY)
+    seen = observe(stored(generation, wire, **changes), jobs, pods, heard, at(now), workload=workload, quotas=quotas)
+    return decide(seen, POLICY)
 
 
 def told(decision: Decision) -> FineTuneJobStatus:
@@ -70,6 +74,8 @@ class Case:
     pods: tuple[Object, ...] = ()
     now: float = 100
     heard: ProgressReport | None = None
+    workload: Workload | None = None
+    quotas: tuple[Object, ...] = ()
     changes: dict[str, Any] = field(default_factory=dict)
     creates: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
@@ -84,7 +90,15 @@ TRAIN_OBJECTS = (f"ConfigMap {TRAIN_JOB}", f"Service {TRAIN_JOB}", f"Job {TRAIN_
 
 def decided(case: Case, generation: int = 1) -> Decision:
     return look(
-        case.status, case.jobs, case.pods, now=case.now, heard=case.heard, generation=generation, **case.changes
+        case.status,
+        case.jobs,
+        case.pods,
+        now=case.now,
+        heard=case.heard,
+        generation=generation,
+        workload=case.workload,
+        quotas=case.quotas,
+        **case.changes,
     )
 
 

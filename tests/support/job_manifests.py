@@ -224,6 +224,18 @@ _BAD = [
         {"spec/model/name": "n" * 257}, "spec.model.name: Too long: may not be more than 256 bytes", id="too long"
     ),
     pytest.param(
+        {"spec/managedBy": "operator"},
+        'spec.managedBy: Invalid value: "operator": spec.managedBy in body should match '
+        "'^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9._~/]*[A-Za-z0-9])?$'",
+        id="a controller without a domain",
+    ),
+    pytest.param(
+        {"spec/queueName": "Team A"},
+        'spec.queueName: Invalid value: "Team A": spec.queueName in body should match '
+        "'^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'",
+        id="a queue that cannot be",
+    ),
+    pytest.param(
         {"spec/model/name": ""},
         'spec.model.name: Invalid value: "": spec.model.name in body should be at least 1 chars long',
         id="too short",
@@ -246,6 +258,8 @@ ACCEPTED = [
     ),
     pytest.param({"spec/model": {"source": "job://sft", "s3": {}}}, id="the result of another job"),
     pytest.param({"spec/resources/gpusPerNode": None}, id="null takes the default"),
+    pytest.param({"spec/queueName": "team-a", "spec/managedBy": "finetune.dev/operator"}, id="a queue"),
+    pytest.param({"spec/managedBy": "kueue.x-k8s.io/multikueue"}, id="another controller"),
     pytest.param({"metadata/labels": {"team": "a"}, "metadata/annotations": {}}, id="metadata of any object"),
     pytest.param({"status": {"state": 3}}, id="a sent status is not looked at"),
 ]

@@ -66,7 +66,7 @@ def _running(phase: Phase) -> Verdict:
         return _FALSE, Reason.FINISHED, ""
     if phase.state is State.SUSPENDED:
         return _FALSE, Reason.SUSPENDED, ""
-    if phase.state is State.STARTING:
+    if phase.state in (State.QUEUED, State.STARTING):
         return _FALSE, phase.reason, phase.message
     return _FALSE, Reason.PENDING, ""
 
@@ -97,7 +97,7 @@ def _stalled(phase: Phase) -> Verdict:
 def _reconciling(phase: Phase) -> Verdict:
     if phase.reason is Reason.JOB_FAILED:
         return _FALSE, phase.reason, phase.message
-    if phase.state in (State.PENDING, State.PREPARING, State.STARTING) or phase.settling:
+    if phase.state in (State.PENDING, State.PREPARING, State.QUEUED, State.STARTING) or phase.settling:
         return _TRUE, phase.reason, phase.message
     return _FALSE, Reason.SETTLED, ""
 

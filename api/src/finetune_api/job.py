@@ -22,6 +22,7 @@ class Metadata(BaseModel):
     namespace: str = "default"
     uid: str = ""
     generation: int = 0
+    labels: dict[str, str] | None = None
     deletion_timestamp: str | None = None
 
 

@@ -90,6 +90,20 @@ def ended_attempt(
     return with_attempt(status, done).model_copy(update={"stages": kept})
 
 
+def requeued(status: FineTuneJobStatus) -> FineTuneJobStatus:
+    """The status when the pods of the open attempt wait in their queue, once more if they ran before."""
+    attempt = open_attempt(status)
+    if attempt is None:
+        return status
+    # What was seen of its pods while they ended says nothing of the next ones.
+    fresh: dict[str, object] = {"outcome": None, "message": None, "node": None}
+    if attempt.running is None:
+        return with_attempt(status, attempt.model_copy(update=fresh))
+    fresh |= {"running": None, "evictions": (attempt.evictions or 0) + 1}
+    kept = tuple(entry for entry in status.stages if entry.name is Stage.PREPARE)
+    return with_attempt(status, attempt.model_copy(update=fresh)).model_copy(update={"stages": kept})
+
+
 def announced(status: FineTuneJobStatus, change: str | None) -> FineTuneJobStatus:
     """The status with what comes of the end of the last attempt."""
     return with_attempt(status, status.attempts[-1].model_copy(update={"change": change}))

@@ -44,6 +44,8 @@ class Reason(StrEnum):
     WAITING_FOR_JOB = "WaitingForJob"
     JOB_NOT_FOUND = "JobNotFound"
     JOB_FAILED = "JobFailed"
+    QUEUED = "Queued"
+    REQUEUED = "Requeued"
     STARTING = "Starting"
     PODS_PENDING = "PodsPending"
     TRAINING = "Training"
@@ -66,6 +68,7 @@ class State(StrEnum):
 
     PENDING = "Pending"
     PREPARING = "Preparing"
+    QUEUED = "Queued"
     STARTING = "Starting"
     TRAINING = "Training"
     EVALUATING = "Evaluating"
@@ -108,7 +111,9 @@ class AttemptStatus(Document):
 
     number: Annotated[int, Field(ge=1, description="Number of the attempt, from 1.")]
     started: Annotated[datetime | None, Field(default=None, description="When its Job was created.")]
-    running: Annotated[datetime | None, Field(default=None, description="When all its pods ran.")]
+    running: Annotated[
+        datetime | None, Field(default=None, description="When all its pods ran, since it was last admitted.")
+    ]
     finished: Annotated[datetime | None, Field(default=None, description="When it ended.")]
     outcome: Annotated[
         str | None,
@@ -132,6 +137,15 @@ class AttemptStatus(Document):
             max_length=16,
             description="Checkpoints that it passed over, since they are not intact, newest first.",
             json_schema_extra={"x-kubernetes-list-type": "atomic"},
+        ),
+    ]
+    evictions: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=1,
+            description="How often its queue took its running pods away. It went on from the newest checkpoint each "
+            "time that it was admitted again.",
         ),
     ]
     change: Annotated[

@@ -29,14 +29,25 @@ from finetune_operator.attempts import (
     next_start,
     with_adjustment,
 )
-from finetune_operator.failures import Cause, cause_of_attempt, cause_so_far
+from finetune_operator.failures import Cause, cause_of_attempt, cause_so_far, problems_of
 from finetune_operator.failures import failure as failure_of
 from finetune_operator.lost_pods import abandoned, is_lost
-from finetune_operator.objects import Platform, prepare_objects, training_objects
+from finetune_operator.objects import PREPARE_RESOURCES, prepare_objects, training_objects, training_resources
 from finetune_operator.observation import ChildJob, Observation, Pod
+from finetune_operator.policy import Policy
+from finetune_operator.queueing import (
+    LOOK_AGAIN,
+    held_back,
+    in_another_queue,
+    left_to_others,
+    partly_done,
+    since_admission,
+    waiting,
+)
+from finetune_operator.quotas import demand_of, shortage
 from finetune_operator.run_policy import children_left, deadline_left, with_usage
 from finetune_operator.upstreams import Wait, resolve
-from finetune_operator.waiting import CONFIG_ERROR, Waits, blocked, waiting_for
+from finetune_operator.waiting import CONFIG_ERROR, blocked, waiting_for
 
 Object = dict[str, Any]
 
@@ -46,27 +57,6 @@ _STATE_OF_STAGE = {
     Stage.EVALUATE: State.EVALUATING,
     Stage.PUBLISH: State.PUBLISHING,
 }
-
-
-@dataclass(frozen=True)
-class Policy:
-    """Settings that decisions depend on.
-
-    Attributes:
-        platform: what the operator adds to every job.
-        secret_grace: how long a Secret may be missing.
-        image_grace: how long a placed pod may try to pull its image.
-        gang_grace: how long placed pods may wait for others that cannot be placed.
-    """
-
-    platform: Platform
-    secret_grace: timedelta
-    image_grace: timedelta = timedelta(minutes=10)
-    gang_grace: timedelta = timedelta(minutes=5)
-
-    @property
-    def waits(self) -> Waits:
-        return Waits(self.secret_grace, self.image_grace, self.gang_grace)
 
 
 @dataclass(frozen=True)
@@ -135,14 +125,14 @@ class _Turn:
 
 def decide(seen: Observation, policy: Policy) -> Decision:
     """Decides about one job. Nothing but its arguments counts, so that any crash is followed by the same decision."""
-    if seen.manifest["metadata"].get("deletionTimestamp"):
+    if seen.manifest["metadata"].get("deletionTimestamp") or left_to_others(seen.manifest):
         return Decision(status=None)
     status = known_status(seen.manifest)
     final = is_final(status)
     try:
         job = FineTuneJob.from_manifest({**seen.manifest, "status": {}})
     except ValidationError as error:
-        return _unchanged(seen, status) if final else _invalid(seen, status, _problems(error))
+        return _unchanged(seen, status) if final else _invalid(seen, status, problems_of(error))
     turn = _Turn(job, seen, policy, status)
     if final:
         return _finished(turn)
@@ -204,15 +194,6 @@ def _finished(turn: _Turn) -> Decision:
     if left > timedelta(0):
         return replace(decision, requeue_after=left)
     return replace(decision, delete_children=names)
-
-
-def _problems(error: ValidationError) -> list[str]:
-    """What is wrong with a spec that the API server took under an older schema, or that lacks what a profile could
-    have given."""
-    return [
-        f"{'.'.join(map(str, item['loc']))}: {'Required value' if item['type'] == 'missing' else item['msg']}"
-        for item in error.errors()
-    ]
 
 
 def _invalid(seen: Observation, status: FineTuneJobStatus, problems: Sequence[str]) -> Decision:
@@ -306,8 +287,11 @@ def _preparing(turn: _Turn, job: ChildJob) -> Decision:
     stuck = next((pod for pod in pods if pod.waiting and pod.waiting[0] == CONFIG_ERROR), None)
     if stuck:
         return _secret_missing(turn, stuck)
-    message = waiting_for(pods) or "checking and preparing the inputs"
-    return turn.settle(Phase(State.PREPARING, Reason.PREPARING, message))
+    held = held_back(job, turn.seen.workload) if job.suspended else None
+    held = held or (None if pods else _short_of_quota(turn, PREPARE_RESOURCES, 1))
+    message = held or waiting_for(pods) or "checking and preparing the inputs"
+    phase = Phase(State.PREPARING, Reason.PREPARING, message)
+    return turn.settle(phase, requeue_after=LOOK_AGAIN if held else None)
 
 
 def _secret_missing(turn: _Turn, pod: Pod) -> Decision:
@@ -370,12 +354,22 @@ def _start(turn: _Turn, prepared: Prepared) -> Decision:
             State.STARTING, Reason.PODS_PENDING, "waiting for pods of the attempt before to end", prepared=True
         )
         return turn.settle(phase, requeue_after=timedelta(seconds=5))
+    asked = turn.job.spec.resources
+    short = _short_of_quota(turn, training_resources(asked), asked.nodes)
+    if short and turn.job.spec.queue_name is None:
+        phase = Phase(State.QUEUED, Reason.QUEUED, short, prepared=True)
+        return turn.settle(phase, requeue_after=LOOK_AGAIN)
     attempt = AttemptStatus(number=turn.number, started=turn.now)
     adjustment, upstream = adjustment_of(turn.job.spec, turn.status.plan), turn.status.upstream
     create = training_objects(turn.job, turn.policy.platform, turn.number, prepared, adjustment, upstream)
     turn = turn.told(progression.with_attempt(turn.status, attempt))
     phase = Phase(State.STARTING, Reason.STARTING, f"starting attempt {attempt.number}", prepared=True)
     return turn.settle(phase, create=create)
+
+
+def _short_of_quota(turn: _Turn, resources: Object, pods: int) -> str | None:
+    """Which quota of the namespace has no room for so many pods."""
+    return shortage(turn.seen.quotas, demand_of(resources, pods), turn.job.spec.priority_class_name)
 
 
 def _follow(turn: _Turn) -> Decision:
@@ -386,7 +380,10 @@ def _follow(turn: _Turn) -> Decision:
     known = progression.open_attempt(turn.status)
     if job is None or (job.finished is None and job.deleting):
         return _attempt_failed(turn, cause_of_attempt(None, pods, nodes, known))
+    if job.finished is None and job.suspended:
+        return _queued(turn, job, pods)
     if job.finished is None:
+        pods = since_admission(job, pods)
         cause = cause_so_far(pods, nodes)
         if silence := abandoned(pods, turn.now):
             return _attempt_failed(turn, cause or silence)
@@ -394,6 +391,20 @@ def _follow(turn: _Turn) -> Decision:
     if job.succeeded:
         return _attempt_succeeded(turn, pods)
     return _attempt_failed(turn, cause_of_attempt(job, pods, nodes, known))
+
+
+def _queued(turn: _Turn, job: ChildJob, pods: tuple[Pod, ...]) -> Decision:
+    """The queue holds the pods back: for the first time, or since it took them away."""
+    spec = turn.job.spec
+    if in_another_queue(job, spec):
+        message = f"moving from queue {job.queue} to {spec.queue_name}"
+        phase = Phase(State.QUEUED, Reason.QUEUED, message)
+        return turn.ended(SUSPENDED, message).settle(phase, requeue_after=timedelta(0))
+    if partly_done(pods):
+        message = "the queue took the pods away when some had done their work already"
+        return _attempt_failed(turn, Cause(failure_of(FailureClass.PREEMPTED, message)))
+    turn = turn.told(progression.requeued(with_usage(turn.status, spec, turn.now)))
+    return turn.settle(waiting(job, turn.status, turn.seen), requeue_after=LOOK_AGAIN)
 
 
 def _reported(turn: _Turn, cause: Cause | None) -> _Turn:
@@ -441,12 +452,16 @@ def _training(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
 
 def _pending(turn: _Turn, pods: tuple[Pod, ...], running: int) -> Decision:
     """Some pods do not run yet. They are waited for, but not for ever: those that run may hold GPUs meanwhile."""
+    asked, attempt = turn.job.spec.resources, progression.open_attempt(turn.status)
+    # Once the gang has run, a pod that is missing was lost.
+    fresh = attempt is not None and attempt.running is None
+    short = _short_of_quota(turn, training_resources(asked), asked.nodes - len(pods)) if fresh else None
     avoiding = bool(adjustment_of(turn.job.spec, turn.status.plan).avoided_nodes)
     waits = turn.policy.waits.staggered(turn.job.metadata.uid)
-    block = blocked(pods, waits, turn.now, avoiding)
+    block = blocked(pods, waits, turn.now, avoiding, short)
     if block and block.left <= timedelta(0):
         return _attempt_failed(turn, Cause(block.failure, block.node))
-    message = waiting_for(pods) or f"{running} of {turn.job.spec.resources.nodes} pods are running"
+    message = waiting_for(pods) or short or f"{running} of {asked.nodes} pods are running"
     phase = Phase(State.STARTING, Reason.PODS_PENDING, message, prepared=True)
     return turn.settle(phase, requeue_after=block.left + timedelta(seconds=1) if block else None)
 

@@ -35,6 +35,8 @@ _WAITS = frozenset(
         Reason.WAITING_FOR_JOB,
         Reason.JOB_NOT_FOUND,
         Reason.JOB_FAILED,
+        Reason.QUEUED,
+        Reason.REQUEUED,
     }
 )
 # What is worth telling when a condition takes a status, or keeps it for a new reason.

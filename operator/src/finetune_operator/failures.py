@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from finetune_api.outcomes import CLASS_OF_EXIT_CODE, ExitCode, Failure, FailureClass
 from finetune_api.status import AttemptStatus
 from finetune_operator.observation import ChildJob, Pod
@@ -176,3 +178,12 @@ def _lost_pod(pods: Sequence[Pod], failed: Sequence[Pod]) -> Pod | None:
     first = min(deleted, key=lambda pod: pod.deleted_at.timestamp() if pod.deleted_at else 0.0)
     first_deleted = first.deleted_at.timestamp() if first.deleted_at else 0.0
     return first if all(first_deleted <= _when(pod) for pod in failed if pod is not first) else None
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """What is wrong with a spec that the API server took under an older schema, or that lacks what a profile could
+    have given."""
+    return [
+        f"{'.'.join(map(str, item['loc']))}: {'Required value' if item['type'] == 'missing' else item['msg']}"
+        for item in error.errors()
+    ]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_operator.queueing import left_to_others
+
 Object = dict[str, Any]
 _FINAL = frozenset({"Complete", "Failed"})
 
@@ -83,7 +85,9 @@ class Inventory:
         self._jobs: dict[str, JobFacts] = {}
 
     def see(self, job: Object) -> None:
-        """Takes in one job."""
+        """Takes in one job, unless another controller follows it."""
+        if left_to_others(job):
+            return
         uid, after = job["metadata"]["uid"], facts_of(job)
         if before := self._jobs.get(uid):
             self._changed(change_between(before, after))

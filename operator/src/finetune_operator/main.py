@@ -19,7 +19,6 @@ from aiohttp import web
 from finetune_api import API_VERSION, PLURAL
 from finetune_operator import health
 from finetune_operator import kube as kubernetes_api
-from finetune_operator.decide import Policy
 from finetune_operator.errors import KubeError, NotFound, OperatorError
 from finetune_operator.handlers import watch
 from finetune_operator.kube import Kube
@@ -27,6 +26,7 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.naming import JOB_UID_LABEL
 from finetune_operator.network import ProgressPeer
 from finetune_operator.objects import Platform
+from finetune_operator.policy import Policy
 from finetune_operator.progress import ProgressWriter, Reports
 from finetune_operator.progress_server import ProgressServer, TokenReviews, reports_counter, serve
 from finetune_operator.queue import WorkQueue

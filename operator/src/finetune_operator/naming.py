@@ -13,6 +13,10 @@ STAGE_LABEL = f"{GROUP}/stage"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 FIELD_MANAGER = "finetune-operator"
 PROGRESS_MANAGER = "finetune-operator-progress"
+# https://kueue.sigs.k8s.io/docs/reference/labels-and-annotations/
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+QUEUED_JOB_LABEL = "kueue.x-k8s.io/job-uid"
 CHECKPOINT_MANAGER = "finetune-operator-checkpoint"
 
 # Below the ephemeral range of Linux (32768 and up), where a port may be taken by any outgoing connection.

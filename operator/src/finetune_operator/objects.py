@@ -24,11 +24,12 @@ from finetune_api.plan import (
 )
 from finetune_api.reports import TOKEN_FILE_NAME, audience
 from finetune_api.results import Prepared
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, ResourcesSpec
 from finetune_api.upstream import Upstream, resolved_spec
 from finetune_operator.attempts import Adjustment, adjusted, adjustment_of, reasons
 from finetune_operator.naming import ATTEMPT_LABEL, JOB_UID_LABEL, STAGE_LABEL, labels, rendezvous_port, stage_name
 from finetune_operator.network import JobNetwork, ProgressPeer, policy_spec
+from finetune_operator.queueing import with_queue
 
 Object = dict[str, Any]
 
@@ -44,7 +45,7 @@ _NON_ROOT = 65532
 _TOKEN_SECONDS = 3600
 # Enough for prepare to say why it ends. Training has longer, to save a checkpoint.
 _PREPARE_GRACE_SECONDS = 30
-_PREPARE_CPU, _PREPARE_MEMORY = "1", "2Gi"
+PREPARE_RESOURCES: Object = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "2Gi"}}
 # Prepare touches no GPU and can be repeated at will: the Job controller may try it again after a lost pod.
 _PREPARE_RETRIES = 3
 _NEVER_RETRIED = (ExitCode.USER_ERROR, ExitCode.DATA_ERROR, ExitCode.INTERNAL, ExitCode.STORAGE)
@@ -263,10 +264,6 @@ def _pod_template(
 
 def prepare_job(job: FineTuneJob, platform: Platform, attempt: int, upstream: Upstream | None = None) -> Object:
     """The Job that checks and prepares everything on a CPU before attempt ``attempt`` may start."""
-    resources = {
-        "requests": {"cpu": _PREPARE_CPU, "memory": _PREPARE_MEMORY},
-        "limits": {"memory": _PREPARE_MEMORY},
-    }
     never_retried = {
         "action": "FailJob",
         "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(map(int, _NEVER_RETRIED))},
@@ -284,13 +281,13 @@ def prepare_job(job: FineTuneJob, platform: Platform, attempt: int, upstream: Up
         "spec": {
             "backoffLimit": _PREPARE_RETRIES,
             "podFailurePolicy": {"rules": [never_retried, disrupted, stopped]},
-            "template": _pod_template(job, platform, Stage.PREPARE, attempt, resources, upstream),
+            "template": _pod_template(job, platform, Stage.PREPARE, attempt, PREPARE_RESOURCES, upstream),
         },
     }
 
 
-def _training_resources(job: FineTuneJob) -> Object:
-    asked = job.spec.resources
+def training_resources(asked: ResourcesSpec) -> Object:
+    """What each training pod asks for."""
     devices = {asked.gpu_resource_name: str(asked.gpus_per_node)} if asked.gpus_per_node else {}
     return {
         "requests": {"cpu": asked.cpu, "memory": asked.memory, **devices},
@@ -313,14 +310,14 @@ def training_job(
     upstream: Upstream | None = None,
 ) -> Object:
     """The Indexed Job of one attempt: one pod per node, and the first lost pod ends all of them."""
-    template = _pod_template(job, platform, Stage.TRAIN, attempt, _training_resources(job), upstream)
+    template = _pod_template(job, platform, Stage.TRAIN, attempt, training_resources(job.spec.resources), upstream)
     template["spec"]["terminationGracePeriodSeconds"] = job.spec.checkpoint.grace_period_seconds
     template["spec"]["subdomain"] = stage_name(job.metadata.name, Stage.TRAIN, attempt)
     if job.spec.resources.node_selector:
         template["spec"]["nodeSelector"] = dict(job.spec.resources.node_selector)
     if avoided:
         template["spec"]["affinity"] = _avoiding(avoided)
-    return {
+    manifest = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": _metadata(job, Stage.TRAIN, attempt),
@@ -334,6 +331,7 @@ def training_job(
             "template": template,
         },
     }
+    return with_queue(manifest, job.spec, job.metadata.labels or {})
 
 
 def prepare_objects(

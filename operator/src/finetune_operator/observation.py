@@ -11,14 +11,21 @@ from pydantic import ValidationError
 
 from finetune_api.outcomes import Stage, StageOutcome
 from finetune_api.reports import ProgressReport
-from finetune_operator.naming import ATTEMPT_LABEL, STAGE_LABEL
+from finetune_operator.naming import ATTEMPT_LABEL, QUEUE_LABEL, STAGE_LABEL
+from finetune_operator.workloads import Workload
 
 Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ChildJob:
-    """A batch Job of one stage and attempt."""
+    """A batch Job of one stage and attempt.
+
+    Attributes:
+        suspended: no pod of it runs, by somebody else's will: its queue's.
+        admitted: when its pods were last let go, if it was ever suspended.
+        queue: the queue that it is labelled with.
+    """
 
     name: str
     stage: Stage
@@ -28,6 +35,10 @@ class ChildJob:
     succeeded: bool = False
     message: str = ""
     deleting: bool = False
+    suspended: bool = False
+    admitted: datetime | None = None
+    queue: str | None = None
+    uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,8 @@ class Observation:
     """One job and its children, as they are now.
 
     ``needed`` is the job that its model comes from, the one that this needs in turn, and so on, as far as they exist;
-    ``account`` the ServiceAccount that it names, if that exists.
+    ``account`` the ServiceAccount that it names, if that exists; ``workload`` what Kueue says of the Job
+    that waits in its queue; ``quotas`` the ResourceQuotas of the namespace, where they may be in the way.
     """
 
     manifest: Object
@@ -85,6 +97,8 @@ class Observation:
     report: ProgressReport | None = None
     needed: tuple[Object, ...] = ()
     account: Object | None = None
+    workload: Workload | None = None
+    quotas: tuple[Object, ...] = ()
 
     def job_of(self, stage: Stage, attempt: int) -> ChildJob | None:
         return next((job for job in self.jobs if (job.stage, job.attempt) == (stage, attempt)), None)
@@ -96,6 +110,17 @@ class Observation:
 
     def pods_of(self, stage: Stage, attempt: int) -> tuple[Pod, ...]:
         return tuple(pod for pod in self.pods if (pod.stage, pod.attempt) == (stage, attempt))
+
+    @property
+    def queued(self) -> ChildJob | None:
+        """The Job that waits in a queue, if one does."""
+        return queued_job(self.jobs)
+
+
+def queued_job(jobs: Iterable[ChildJob]) -> ChildJob | None:
+    """The newest Job whose pods somebody else holds back."""
+    waiting = [job for job in jobs if job.suspended and job.finished is None and not job.deleting]
+    return max(waiting, key=lambda job: (job.attempt, job.stage is Stage.TRAIN), default=None)
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -113,8 +138,8 @@ def _is_child(manifest: Object) -> bool:
     return known.get(STAGE_LABEL) in set(Stage) and known.get(ATTEMPT_LABEL, "").isdecimal()
 
 
-def _condition(status: Object, kind: str) -> Object | None:
-    found = (item for item in status.get("conditions") or () if item["type"] == kind and item["status"] == "True")
+def _condition(status: Object, kind: str, value: str = "True") -> Object | None:
+    found = (item for item in status.get("conditions") or () if item["type"] == kind and item["status"] == value)
     return next(found, None)
 
 
@@ -123,6 +148,7 @@ def read_job(manifest: Object) -> ChildJob:
     metadata, status = manifest["metadata"], manifest.get("status") or {}
     stage, attempt = _identity(metadata["labels"])
     end = _condition(status, "Complete") or _condition(status, "Failed")
+    resumed = _condition(status, "Suspended", "False")
     return ChildJob(
         name=metadata["name"],
         stage=stage,
@@ -132,6 +158,10 @@ def read_job(manifest: Object) -> ChildJob:
         succeeded=bool(end and end["type"] == "Complete"),
         message=(end or {}).get("message", ""),
         deleting="deletionTimestamp" in metadata,
+        suspended=bool((manifest.get("spec") or {}).get("suspend")),
+        admitted=parse_time(resumed["lastTransitionTime"]) if resumed else None,
+        queue=metadata["labels"].get(QUEUE_LABEL),
+        uid=metadata.get("uid", ""),
     )
 
 
@@ -225,6 +255,8 @@ def observe(
     report: ProgressReport | None,
     now: datetime,
     needed: Iterable[Object] = (),
+    workload: Workload | None = None,
+    quotas: Iterable[Object] = (),
 ) -> Observation:
     """Puts together what was read of one job."""
     return Observation(
@@ -234,4 +266,6 @@ def observe(
         pods=tuple(read_pod(pod) for pod in pods if _is_child(pod)),
         report=report,
         needed=tuple(needed),
+        workload=workload,
+        quotas=tuple(quotas),
     )

@@ -44,7 +44,7 @@ class Reports:
         return self._ended.get((namespace, name)) == uid
 
     def accept(self, namespace: str, name: str, report: ProgressReport) -> Stage | None:
-        """Keeps a report if it is newer. Returns its stage where that differs from what was known before."""
+        """Keeps a report if it is newer. Returns its stage where that, or the step that it went on from, is news."""
         known = self._newest.get((namespace, name))
         if known and known.uid == report.uid and _order(known) >= _order(report):
             return None
@@ -52,8 +52,12 @@ class Reports:
         if report.progress is None and known and known.uid == report.uid and known.attempt == report.attempt:
             kept = report.model_copy(update={"progress": known.progress})
         self._newest[namespace, name] = kept
-        same = known is not None and (known.uid, known.attempt, known.stage) == (kept.uid, kept.attempt, kept.stage)
-        return None if same else kept.stage
+        return None if known and _whereabouts(known) == _whereabouts(kept) else kept.stage
+
+
+def _whereabouts(report: ProgressReport) -> tuple[object, ...]:
+    """What a status says of a report beside its progress."""
+    return report.uid, report.attempt, report.stage, report.resumed_from_step
 
 
 def _order(report: ProgressReport) -> tuple[int, int]:

@@ -11,15 +11,18 @@ from typing import Any
 
 from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.decide import Decision, Policy, decide, is_final, known_status, refused
+from finetune_operator.decide import Decision, decide, is_final, known_status, refused
 from finetune_operator.dependents import Dependents
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
 from finetune_operator.events import damage_event, damages, event, transitions
 from finetune_operator.kube import Kube
-from finetune_operator.naming import FIELD_MANAGER, JOB_LABEL, JOB_UID_LABEL
-from finetune_operator.observation import Observation, observe
+from finetune_operator.naming import FIELD_MANAGER, JOB_LABEL, JOB_UID_LABEL, QUEUED_JOB_LABEL
+from finetune_operator.observation import ChildJob, Observation, observe
+from finetune_operator.policy import Policy
 from finetune_operator.progress import Reports
+from finetune_operator.quotas import worth_reading
 from finetune_operator.upstreams import MAX_CHAIN, next_needed
+from finetune_operator.workloads import API_VERSIONS, Workload, newest_workload
 
 Object = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -35,6 +38,8 @@ _CHILDREN = (("v1", "configmaps"), ("v1", "services"), ("networking.k8s.io/v1", 
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion")
 # Answers that a user or an administrator has to do something about: quota, admission, rights, a name that is taken.
 _REFUSALS = frozenset({400, 403, 409, 422})
+# Answers about a kind that the cluster does not have, or that the operator has no right to.
+_UNKNOWN = frozenset({403, 404})
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,9 @@ class Reconciler:
         pods = await self._kube.list("v1", "pods", key.namespace, selector)
         report = self._reports.newest(key.namespace, key.name)
         seen = observe(manifest, jobs, pods, report, self._clock(), await self._needed(key, manifest))
-        return replace(seen, account=await self._account(key, manifest))
+        workload = await self._workload(key, seen.queued)
+        quotas, account = await self._quotas(key, seen), await self._account(key, manifest)
+        return replace(seen, account=account, workload=workload, quotas=quotas)
 
     async def _account(self, key: Key, manifest: Object) -> Object | None:
         """The ServiceAccount that an unfinished job names; None where there is none."""
@@ -120,6 +127,24 @@ class Reconciler:
             return await self._kube.get("v1", "serviceaccounts", key.namespace, name)
         except NotFound:
             return None
+
+    async def _quotas(self, key: Key, seen: Observation) -> tuple[Object, ...]:
+        if not worth_reading(seen):
+            return ()
+        return tuple(await self._kube.list("v1", "resourcequotas", key.namespace))
+
+    async def _workload(self, key: Key, job: ChildJob | None) -> Workload | None:
+        """What Kueue says of a Job that it holds back; None where there is no Kueue, or it may not be asked."""
+        if job is None or job.queue is None:
+            return None
+        for version in API_VERSIONS:
+            try:
+                selector = f"{QUEUED_JOB_LABEL}={job.uid}"
+                return newest_workload(await self._kube.list(version, "workloads", key.namespace, selector))
+            except KubeError as error:
+                if error.status not in _UNKNOWN:
+                    raise
+        return None
 
     async def _needed(self, key: Key, manifest: Object) -> list[Object]:
         """The job that a job waits for, the one that this needs in turn, and so on, up to one that is missing, has

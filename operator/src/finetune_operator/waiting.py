@@ -50,14 +50,17 @@ def waiting_for(pods: Sequence[Pod]) -> str | None:
     return None
 
 
-def blocked(pods: Sequence[Pod], waits: Waits, now: datetime, avoiding: bool) -> Block | None:
+def blocked(pods: Sequence[Pod], waits: Waits, now: datetime, avoiding: bool, short: str | None = None) -> Block | None:
     """What keeps an attempt from beginning, if it is not just the queue; of several, what ends first.
 
     A gang none of whose pods is placed waits in the scheduler's queue as long as it takes, unless ``avoiding`` nodes
-    may be what it waits for.
+    may be what it waits for. ``short`` names the quota that some pods are not even made for.
     """
     first = min((pod.scheduled for pod in pods if pod.scheduled), default=None)
     found = [block for pod in pods if (block := _block(pod, waits, now, first, avoiding))]
+    if short and first:
+        message = f"some pods could not be made for {_minutes(waits.gang)}: {short}"
+        found.append(Block(failure(FailureClass.UNSCHEDULABLE, message), first + waits.gang - now))
     return min(found, key=lambda block: block.left, default=None)
 
 

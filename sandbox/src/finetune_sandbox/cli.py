@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from finetune_sandbox import binaries, faults, helm, lifecycle, parts, status
+from finetune_sandbox import binaries, faults, helm, kueue, lifecycle, parts, status
 from finetune_sandbox.api import Sandbox
 from finetune_sandbox.errors import SandboxError
 from finetune_sandbox.layout import Layout, default_state_dir
@@ -96,6 +96,11 @@ def _helm(_options: argparse.Namespace) -> int:
     return 0
 
 
+def _kueue(_options: argparse.Namespace) -> int:
+    print(kueue.obtain())
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m finetune_sandbox",
@@ -127,6 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     build.set_defaults(run=_build)
     find_helm = commands.add_parser("helm", help="print where the helm command is, compiling it when it has to")
     find_helm.set_defaults(run=_helm)
+    find_kueue = commands.add_parser("kueue", help="only compile Kueue (for the tests) and print where it is")
+    find_kueue.set_defaults(run=_kueue)
     return parser
 
 

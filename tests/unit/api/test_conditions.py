@@ -43,6 +43,14 @@ TABLE: dict[str, tuple[Phase, dict[str, str]]] = {
         Phase(State.STARTING, Reason.PODS_PENDING, "m", prepared=True),
         _row("True Prepared", "False PodsPending", Reconciling="True PodsPending"),
     ),
+    "queued": (
+        Phase(State.QUEUED, Reason.QUEUED, "m", prepared=True),
+        _row("True Prepared", "False Queued", Reconciling="True Queued"),
+    ),
+    "taken back by the queue": (
+        Phase(State.QUEUED, Reason.REQUEUED, "m", prepared=True),
+        _row("True Prepared", "False Requeued", Reconciling="True Requeued"),
+    ),
     "retrying": (
         Phase(State.STARTING, Reason.RETRYING, "m"),
         _row("False Pending", "False Retrying", Reconciling="True Retrying"),

@@ -151,6 +151,8 @@ def test_everything_but_the_run_policy_is_immutable() -> None:
 
     properties = job_schema()["properties"]["spec"]["properties"]
     policy = {"suspend", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "priorityClassName"}
+    # By rules of the whole spec, since a rule of a field does not see that it comes or goes.
+    policy |= {"queueName", "managedBy"}
     assert {name for name, node in properties.items() if not immutable(node)} == policy
 
 

@@ -43,6 +43,12 @@ def test_attempt_and_then_sequence_decide(first: tuple[int, int], second: tuple[
     assert (newest.attempt, newest.sequence) == (second if newer else first)
 
 
+def test_pods_that_a_queue_let_go_again_tell_from_where_they_went_on() -> None:
+    again = (report(1, sequence).model_copy(update={"resumed_from_step": 3}) for sequence in (9, 10))
+    _, stages = _accepted(report(1, 5), *again)
+    assert stages == [Stage.TRAIN, Stage.TRAIN, None]
+
+
 def test_new_stage_is_told_once() -> None:
     _, stages = _accepted(
         report(1, 0),

@@ -67,10 +67,13 @@ def endpoint_sender(endpoint: ProgressEndpoint, job: JobReference) -> Send:
 class ProgressReporter:
     """Sends the newest report, at most two per second, and keeps trying while the operator is away.
 
-    Of several waiting reports only the newest is sent, since it says all that an older one did.
+    Of several waiting reports only the newest is sent, since it says all that an older one did. They are numbered from
+    ``first``, after those of the processes of this attempt that came before, if any.
     """
 
-    def __init__(self, send: Send, uid: str, attempt: int, interval: float = _INTERVAL_SECONDS) -> None:
+    def __init__(
+        self, send: Send, uid: str, attempt: int, interval: float = _INTERVAL_SECONDS, *, first: int = 0
+    ) -> None:
         self._send, self._uid, self._attempt, self._interval = send, uid, attempt, interval
         self._changed = threading.Condition()
         self._waiting: ProgressReport | None = None
@@ -79,7 +82,7 @@ class ProgressReporter:
         self._checkpoint: Checkpoint | None = None
         self._resumed_from: int | None = None
         self._damaged: tuple[str, ...] = ()
-        self._sequence = 0
+        self._sequence = first
         self._deadline: float | None = None
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
         self._thread.start()
@@ -180,4 +183,6 @@ def open_reporter(plan: RunPlan, rank: int) -> Reporter:
     """The reporter of one process."""
     if plan.progress is None or rank != 0:
         return SilentReporter()
-    return ProgressReporter(endpoint_sender(plan.progress, plan.job), plan.job.uid, plan.attempt)
+    # A queue may take the pods of an attempt away and start others in their place. Time tells which reports are newer.
+    first = time.time_ns() // 1_000_000
+    return ProgressReporter(endpoint_sender(plan.progress, plan.job), plan.job.uid, plan.attempt, first=first)

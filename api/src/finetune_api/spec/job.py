@@ -7,7 +7,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Document, ResourceName, effective_validations, is_written, validations, where_written
+from finetune_api.base import (
+    DNS_SUBDOMAIN_PATTERN,
+    Document,
+    ResourceName,
+    effective_validations,
+    is_written,
+    validations,
+    where_written,
+)
 from finetune_api.spec.access import S3Access
 from finetune_api.spec.checkpoint import CheckpointSpec
 from finetune_api.spec.dataset import DataFormat, DatasetSpec, format_of
@@ -19,7 +27,12 @@ from finetune_api.spec.objectives import Objective
 from finetune_api.spec.resources import DeepSpeedSpec, ResourcesSpec
 
 MAX_NAME_LENGTH = 48
-
+# The controller of a job that names no other one in spec.managedBy.
+OPERATOR = "finetune.dev/operator"
+# Of spec.managedBy, as of a batch Job's: a DNS subdomain, a slash and a path.
+_MANAGER = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9._~/]*[A-Za-z0-9])?$"
+# Names of queues become the value of a label.
+_LABEL_LENGTH = 63
 
 _DESTINATION = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[!-.0-~][!-~]*)?$"
 # Below the bucket no empty, "." or ".." segment, and nothing that a store or proxy may decode to a slash or a dot.
@@ -112,6 +125,11 @@ def _is_immutable(field: str) -> str:
     return f"spec.{field} is immutable, since it defines the run; create a FineTuneJob of another name"
 
 
+def _unchanged(field: str) -> str:
+    """Whether an optional field is what it was, also where it is left out."""
+    return f"(has(self.{field}) ? self.{field} : '') == (has(oldSelf.{field}) ? oldSelf.{field} : '')"
+
+
 def _immutable(field: str) -> dict[str, object]:
     return validations(("self == oldSelf", _is_immutable(field)))
 
@@ -190,6 +208,17 @@ class FineTuneJobSpec(Document):
                 where_written("self.method.tuning in ['lora', 'qlora']", "output.artifact", "method.tuning"),
                 "spec.output.artifact chooses what becomes of an adapter, and spec.method.tuning trains none; remove "
                 "spec.output.artifact or set spec.method.tuning to lora",
+            ),
+            (
+                _unchanged("managedBy"),
+                "spec.managedBy is immutable, since two controllers would follow one job; create a FineTuneJob of "
+                "another name",
+            ),
+            (
+                f"{_unchanged('queueName')} || (has(self.suspend) && self.suspend) || "
+                "(has(oldSelf.suspend) && oldSelf.suspend)",
+                "spec.queueName changes only while the job is suspended, since the place in the queue is lost; set "
+                "spec.suspend to true in the same change, and to false afterwards",
             ),
             *map(_stays, _MAY_BE_LEFT_OUT),
         )
@@ -297,6 +326,29 @@ class FineTuneJobSpec(Document):
         ResourceName | None,
         Field(
             default=None,
-            description="PriorityClass of the pods. A change applies to pods that are created later.",
+            description="PriorityClass of the pods, by which Kueue orders its queues too. A change applies to pods "
+            "that are created later.",
+        ),
+    ]
+    queue_name: Annotated[
+        str | None,
+        Field(
+            default=None,
+            min_length=1,
+            max_length=_LABEL_LENGTH,
+            pattern=DNS_SUBDOMAIN_PATTERN,
+            description="LocalQueue of Kueue, in the job's namespace, that the training pods wait in. They start when "
+            "Kueue admits them, all at once, and go on from the newest checkpoint when it has taken them away. It may "
+            "change while the job is suspended. Default: no queue.",
+        ),
+    ]
+    managed_by: Annotated[
+        str | None,
+        Field(
+            default=None,
+            max_length=_LABEL_LENGTH,
+            pattern=_MANAGER,
+            description=f"Controller that follows the job. The operator leaves a job alone that names another one than "
+            f"{OPERATOR}, which is the default.",
         ),
     ]

@@ -12,6 +12,7 @@ NOTHING = "-"
 STATE_STYLES = {
     "Pending": "dim",
     "Preparing": "cyan",
+    "Queued": "yellow",
     "Starting": "cyan",
     "Training": "bold blue",
     "Evaluating": "bold blue",
