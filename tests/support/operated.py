@@ -129,9 +129,9 @@ class Platform:
             target.write_bytes(self.read(f"s3://{self.bucket}/{key}"))
         return folder
 
-    def new_namespace(self) -> str:
+    def new_namespace(self, name: str | None = None) -> str:
         """A namespace that enforces Pod Security `restricted`, with the Secret of the store in it."""
-        name = f"t-{uuid.uuid4().hex[:8]}"
+        name = name or f"t-{uuid.uuid4().hex[:8]}"
         labels = {"pod-security.kubernetes.io/enforce": "restricted", "finetune-test": "true"}
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
         secret = {
