@@ -124,6 +124,11 @@ def test_state_of_one_partition_cannot_be_shared_out(folders: Folders) -> None:
     assert torch.equal(read(folders, name).state["absmax"], torch.ones(3))
     with pytest.raises(Incompatible, match="absmax cannot be shared out anew among 2 processes"):
         read(folders, name, 0, 2)
+    # Where each process holds all of the weights, it takes over all of the state.
+    manifest, whole = folders.manifest(name, RUN_ID), live(fresh=True)
+    assert manifest
+    Loader(folders.store, folders.place(name), manifest, 1, 2).load([whole]).put_back([whole])
+    assert torch.equal(whole.state["absmax"], torch.ones(3))
 
 
 def damages(content: bytes, blocks: int) -> Iterator[Callable[[Path], object]]:

@@ -93,14 +93,18 @@ class Loader:
         return read_verified(self._store, self._folder, self._manifest.history)
 
     def _template(self, position: int, part: LivePart) -> Part:
-        """A stored partition with the same parameters: its vectors and numbers are those that are needed."""
+        """A stored partition, the same one if there is, else one with the same parameter: its vectors and numbers are
+        those that are needed."""
         if self._same_world and part.slices == self._manifest.shards[self._rank].parts[position].slices:
             return self._manifest.shards[self._rank].parts[position]
+        stored_parts = [stored for shard in self._manifest.shards for stored in shard.parts]
+        same = next((stored for stored in stored_parts if part.slices and stored.slices == part.slices), None)
+        if same is not None:
+            return same
         name = part.slices[0].parameter if part.slices else None
-        for shard in self._manifest.shards:
-            for stored in shard.parts:
-                if name is None or any(item.parameter == name for item in stored.slices):
-                    return stored
+        for stored in stored_parts:
+            if name is None or any(item.parameter == name for item in stored.slices):
+                return stored
         raise Incompatible(f"it does not hold {name}")
 
     def _copies(self, part: Part, template: Part, index: Index) -> list[Copy]:
@@ -109,11 +113,12 @@ class Loader:
             for mine, stored in zip(part.vectors, template.vectors, strict=True)
             if not sliceable(template, stored)
         ]
-        if whole and template not in (self._manifest.shards[self._rank].parts if self._same_world else ()):
+        if whole and template.slices != part.slices:
             raise Incompatible(
                 f"the optimizer's {whole[0][0].key} cannot be shared out anew among {self._world_size} processes"
             )
-        copies = [Copy(self._rank, stored.begin, mine.begin, mine.length) for mine, stored in whole]
+        holder = next(shard.rank for shard in self._manifest.shards if any(one is template for one in shard.parts))
+        copies = [Copy(holder, stored.begin, mine.begin, mine.length) for mine, stored in whole]
         return copies + copies_for(part, index)
 
     def _fill(self, buffer: HostBuffer, copies: Sequence[Copy]) -> None:
