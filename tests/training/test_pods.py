@@ -78,19 +78,24 @@ def terminate(process: int) -> None:
         return
 
 
-def descendants(process: int) -> list[int]:
-    """Processes started by a process, directly or not."""
+def children(process: int) -> list[int]:
+    """Processes that the main thread of a process has started."""
     try:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
     except OSError:
         return []
-    return [found for child in map(int, children) for found in (child, *descendants(child))]
+
+
+def descendants(process: int) -> list[int]:
+    """Processes started by a process, directly or not."""
+    return [found for child in children(process) for found in (child, *descendants(child))]
 
 
 def workers(pod: subprocess.Popen[str]) -> list[int]:
-    """Training processes of a pod."""
-    commands = {process: Path(f"/proc/{process}/cmdline").read_bytes() for process in descendants(pod.pid)}
-    return [process for process, command in commands.items() if b"\0worker\0" in command]
+    """Training processes of a pod: children of the process that imported for all of them."""
+    commands = {process: Path(f"/proc/{process}/cmdline").read_bytes() for process in children(pod.pid)}
+    (parent,) = [process for process, command in commands.items() if b"\0workers\0" in command]
+    return children(parent)
 
 
 @pytest.fixture
@@ -193,13 +198,19 @@ def test_a_plan_that_deepspeed_would_train_wrongly_is_refused(site: Site) -> Non
     assert "bf16 with ZeRO stage 0" in site.outcome("pod")["failure"]["message"]
 
 
-def test_diverging_is_a_failure_of_its_own(site: Site) -> None:
+# What a library might do: the process that would fork the ranks has a second thread.
+THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(9999,), name='other', daemon=True).start()"
+
+
+def test_diverging_is_a_failure_of_its_own_also_of_a_rank_that_is_not_forked(site: Site) -> None:
     options: dict[str, Any] = {"tuning": "full", "stage": 0, "learningRate": "1e30", "warmupSteps": 0}
-    pod = site.start(site.plan(**options), "pod")
+    (site.folder / "sitecustomize.py").write_text(THREAD)
+    pod = site.start(site.plan(**options), "pod", PYTHONPATH=str(site.folder))
     assert pod.wait(timeout=BOUND_SECONDS) == ExitCode.DIVERGED, site.log("pod")
     failure = site.outcome("pod")["failure"]
     assert failure["message"] == "the gradient norm of step 2 is nan"
     assert "spec.hyperparameters.learningRate" in failure["remedy"]
+    assert "the ranks are started afresh, since libraries have started threads: " in site.log("pod")
 
 
 def test_sigterm_stops_everything_and_is_no_success(site: Site) -> None:

@@ -44,6 +44,7 @@ def test_environment_on_cpu_keeps_deepspeed_off_the_gpus() -> None:
     assert process_environment(Device.CPU, 3) == {
         "OMP_NUM_THREADS": "3",
         "MKL_NUM_THREADS": "3",
+        "OPENBLAS_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "DS_ACCELERATOR": "cpu",
         "CUDA_VISIBLE_DEVICES": "",

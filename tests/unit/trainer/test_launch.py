@@ -1,4 +1,4 @@
-"""The launcher's pure parts: torchrun's command line and how a pod ended."""
+"""How a pod ended, from what its ranks left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_api.outcomes import Failure, FailureClass, Stage, StageOutcome
 from finetune_api.plan import JobReference, RunPlan, world_of
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import Killed
-from finetune_trainer.training.launch import node_end, torchrun_arguments
+from finetune_trainer.training.launch import node_end
 from finetune_trainer.workspace import Workspace, workspace_of
 from support.training_runs import make_spec
 
@@ -37,24 +37,6 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def leave(workspace: Workspace, rank: int, outcome: StageOutcome) -> None:
     workspace.outcome(rank).write_text(outcome.to_json())
-
-
-def test_torchrun_arguments(plan: RunPlan) -> None:
-    assert torchrun_arguments(plan, 1, "/workspace/plan.json", 600) == [
-        "--nnodes=2",
-        "--nproc-per-node=2",
-        "--node-rank=1",
-        "--master-addr=tiny-1-0.tiny-1",
-        "--master-port=31234",
-        "--rdzv-conf=timeout=600",
-        "--max-restarts=0",
-        "--shutdown-timeout=115",
-        "--module",
-        "finetune_trainer",
-        "worker",
-        "--plan",
-        "/workspace/plan.json",
-    ]
 
 
 def test_success_is_what_the_pods_first_rank_says(plan: RunPlan, workspace: Workspace) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from finetune_api.outcomes import FailureClass, StageOutcome
 from finetune_trainer.errors import OutOfMemory, RendezvousFailed, TrainerError
 
@@ -28,6 +26,9 @@ def as_trainer_error(error: Exception, rank: int) -> Exception:
     """The failure in words, where PyTorch's own exception is one that a user can act on; else the same exception."""
     if isinstance(error, TrainerError):
         return error
+    # A worker has it already; the launcher, which needs the rest of this module, does without.
+    import torch
+
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _is_runtime(error, text, _OUT_OF_MEMORY):
         return OutOfMemory(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import cast
 
+from finetune_api.plan import RunPlan
 from finetune_api.spec import FineTuneJobSpec, Optimizer, Tuning
 
 
@@ -22,3 +25,17 @@ def spare_imports(spec: FineTuneJobSpec) -> None:
     """
     if not needs_bitsandbytes(spec):
         sys.modules.setdefault("bitsandbytes", cast(ModuleType, None))
+
+
+def training_process() -> Callable[[RunPlan], int]:
+    """What runs a training process, with all libraries that it needs; imported only once.
+
+    What is imported stays: looking through it for garbage takes a quarter of the time, and later would make every
+    forked process copy the memory that it shares (https://docs.python.org/3/library/gc.html#gc.freeze).
+    """
+    gc.disable()
+    from finetune_trainer.training import worker
+
+    gc.freeze()
+    gc.enable()
+    return worker.main

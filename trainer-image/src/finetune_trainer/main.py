@@ -1,4 +1,4 @@
-"""Entry point of the trainer's pods: ``python -m finetune_trainer prepare|train|worker --plan FILE``."""
+"""Entry point of the trainer's pods: ``python -m finetune_trainer prepare|train|workers|worker --plan FILE``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from pydantic import ValidationError
 from finetune_api.outcomes import Stage, StageOutcome
 from finetune_api.plan import RunPlan
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.imports import spare_imports
-from finetune_trainer.outcome import failed, raise_on_sigterm, run_stage, write_termination_message
+from finetune_trainer.imports import spare_imports, training_process
+from finetune_trainer.outcome import exit_at_once, failed, raise_on_sigterm, run_stage, write_termination_message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one stage; the exit code is one of :class:`finetune_api.outcomes.ExitCode`."""
     parser = argparse.ArgumentParser(prog="finetune-trainer", description="One stage of a FineTuneJob.")
-    parser.add_argument("stage", choices=("prepare", "train", "worker"), help="worker is what train starts itself")
+    parser.add_argument(
+        "stage",
+        choices=("prepare", "train", "workers", "worker"),
+        help="workers is what train starts itself: all processes of the pod; worker is one of them",
+    )
     parser.add_argument("--plan", type=Path, required=True, help="the run plan, a JSON file")
     options = parser.parse_args(arguments)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=log_format(os.environ))
+    start_log(os.environ)
     try:
         plan = read_plan(options.plan)
     except TrainerError as error:
@@ -32,11 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome, code = failed(stage, error, os.environ)
         write_termination_message(outcome, os.environ)
         return code
-    return _run(options.stage, plan)
+    ended = _run(options.stage, plan)
+    if options.stage in ("workers", "worker"):
+        exit_at_once(ended)
+    return ended
+
+
+def start_log(environment: Mapping[str, str]) -> None:
+    """Logs to the standard error; called again in a process that has become a rank."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=log_format(environment), force=True)
 
 
 def log_format(environment: Mapping[str, str]) -> str:
-    """Form of a log line. Workers of one pod write into one log: each says its rank (torchrun sets RANK)."""
+    """Form of a log line. Workers of one pod write into one log: each says its rank."""
     rank = environment.get("RANK")
     return f"%(asctime)s %(levelname)s {f'[rank {rank}] ' if rank else ''}%(name)s %(message)s"
 
@@ -67,9 +79,11 @@ def _run(command: str, plan: RunPlan) -> int:
 
         return launch.main(plan)
     spare_imports(plan.spec)
-    from finetune_trainer.training import worker
+    if command == "workers":
+        from finetune_trainer.training import ranks
 
-    return worker.main(plan)
+        return ranks.main(plan)
+    return training_process()(plan)
 
 
 def _prepare(plan: RunPlan) -> StageOutcome:

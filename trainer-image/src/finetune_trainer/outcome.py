@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from finetune_api.outcomes import EXIT_CODE_OF_CLASS, ExitCode, Failure, FailureClass, Stage, StageOutcome
 from finetune_api.plan import DEFAULT_TERMINATION_LOG, TERMINATION_LOG_VARIABLE
@@ -97,6 +100,13 @@ def write_termination_message(outcome: StageOutcome, environment: Mapping[str, s
         path.write_text(outcome.to_termination_message(), encoding="utf-8")
     except OSError as error:
         logger.warning("cannot write the outcome to %s: %s", path, error.strerror)
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """Ends a training process. An orderly end would wait for peers that may be gone, and take libraries apart."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _failure(failure_class: FailureClass, message: str, remedy: str, environment: Mapping[str, str]) -> Failure:

@@ -30,6 +30,8 @@ class StopRequest:
     def install(self) -> None:
         for number in STOP_SIGNALS:
             signal.signal(number, self._handle)
+        # The process that started this one may have held them back until here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self.received = not self.received, True

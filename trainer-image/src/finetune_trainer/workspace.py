@@ -48,6 +48,11 @@ class Workspace:
         """Where the process of one rank leaves its outcome."""
         return self.outcomes / f"rank-{rank}.json"
 
+    @property
+    def ends(self) -> Path:
+        """Where the parent of the ranks tells how each of them ended."""
+        return self.outcomes / "ends.json"
+
     def heartbeat(self, rank: int) -> Path:
         """Where the process of one rank tells the watchdog what it is doing."""
         return self.outcomes / f"heartbeat-{rank}"

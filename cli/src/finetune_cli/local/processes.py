@@ -69,7 +69,7 @@ def start_node(
         TERMINATION_LOG_VARIABLE: str(termination_log),
         WORKSPACE_VARIABLE: str(folder),
         "PYTHONUNBUFFERED": "1",
-        # Helpers of the trainer (torchrun, ninja) live beside the interpreter.
+        # Helpers of the trainer (ninja) live beside the interpreter.
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath))),
     }
     termination_log.write_bytes(b"")

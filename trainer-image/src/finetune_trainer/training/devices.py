@@ -40,6 +40,8 @@ def process_environment(device: Device, threads: int) -> dict[str, str]:
     common = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
+        # NumPy's, which multiplies no matrices here, and would start its threads when it is imported.
+        "OPENBLAS_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if device is Device.CPU:

@@ -1,4 +1,7 @@
-"""Main process of a training pod: fetches once per node, runs torchrun, and says how the pod's workers ended."""
+"""Main process of a training pod: fetches once per node, has the ranks run, and says how they ended.
+
+It imports no PyTorch for a training on CPUs: that is left to the processes that train.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import MutableMapping
+import subprocess
+import sys
+from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
+from typing import Self
 
 from finetune_api.outcomes import EXIT_CODE_OF_CLASS, ExitCode, Stage, StageOutcome
-from finetune_api.plan import NODE_RANK_VARIABLE, Device, RunPlan
+from finetune_api.plan import NODE_RANK_VARIABLE, SIMULATED_GPUS_VARIABLE, Device, RunPlan
 from finetune_trainer.data.splits import fetch_splits
-from finetune_trainer.errors import RendezvousFailed, TrainerError
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import Killed, node_failure
 from finetune_trainer.models.published import PublishedAdapter
 from finetune_trainer.models.sources import fetch_model
@@ -21,14 +28,15 @@ from finetune_trainer.signals import StopRequest, preempted
 from finetune_trainer.training.devices import OFFLINE, choose_device, process_environment, visible_gpus
 from finetune_trainer.training.diagnostics import diagnostics_of, uploader
 from finetune_trainer.training.hyperparameters import refuse_unsupported
+from finetune_trainer.training.ranks import GO, ranks_of, read_ends
 from finetune_trainer.training.rollcall import Roll, answer_roll
 from finetune_trainer.training.watchdog import Watchdog
 from finetune_trainer.workspace import Workspace, workspace_of
 
 logger = logging.getLogger(__name__)
 
-# What the launcher needs of the grace period to say how the workers ended.
-_LAST_WORDS_SECONDS = 5
+# Of the grace period, what is left after the ranks were to be gone: more than it takes to kill them.
+_SPARE_SECONDS = 2
 _SIGNALLED = 128
 
 
@@ -58,31 +66,34 @@ def _launch(plan: RunPlan, environment: MutableMapping[str, str]) -> StageOutcom
     node = int(environment.get(NODE_RANK_VARIABLE, "0"))
     workspace = workspace_of(environment)
     refuse_unsupported(plan.spec)
-    gpus = visible_gpus() if plan.world.device is Device.CUDA else 0
+    gpus = visible_gpus() if plan.world.device is Device.CUDA and not environment.get(SIMULATED_GPUS_VARIABLE) else 0
     environment.update(
         process_environment(choose_device(plan.world, environment, gpus), plan.world.threads_per_process)
     )
     _prepare_workspace(workspace, plan)
+    ranks, grace = ranks_of(plan, node), plan.spec.checkpoint.grace_period_seconds - _SPARE_SECONDS
+    with Ranks(workspace, ranks, grace, {**environment, **OFFLINE}) as processes:
+        _fetch(plan, workspace, environment)
+        _call_roll(plan, node, environment)
+        with Watchdog(workspace, ranks, str(diagnostics_of(plan)), uploader(plan, environment)) as watchdog:
+            signals = processes.run()
+    watchdog.check()
+    return node_end(plan, workspace, node, signals)
+
+
+def _fetch(plan: RunPlan, workspace: Workspace, environment: Mapping[str, str]) -> None:
     logger.info("fetching model and data")
     fetch_model(plan, environment, workspace.model)
     adapter = PublishedAdapter.of(plan, environment)
     if adapter:
         adapter.place(workspace.adapter)
     fetch_splits(plan, environment, workspace.data)
-    environment.update(OFFLINE)
-    timeout = rendezvous_timeout(environment)
-    world = plan.world
+
+
+def _call_roll(plan: RunPlan, node: int, environment: Mapping[str, str]) -> None:
+    world, timeout = plan.world, rendezvous_timeout(environment)
     key = f"{plan.job.uid}/{plan.attempt}"
     answer_roll(Roll(key, world.nodes, world.master_address, world.master_port, timeout), node)
-    with Watchdog(workspace, _ranks(plan, node), str(diagnostics_of(plan)), uploader(plan, environment)) as watchdog:
-        signals = _run_torchrun(torchrun_arguments(plan, node, str(workspace.plan), timeout))
-    watchdog.check()
-    return node_end(plan, workspace, node, signals)
-
-
-def _ranks(plan: RunPlan, node: int) -> range:
-    width = plan.world.processes_per_node
-    return range(node * width, (node + 1) * width)
 
 
 def _prepare_workspace(workspace: Workspace, plan: RunPlan) -> None:
@@ -93,51 +104,41 @@ def _prepare_workspace(workspace: Workspace, plan: RunPlan) -> None:
     workspace.plan.write_text(plan.to_json())
 
 
-def torchrun_arguments(plan: RunPlan, node: int, plan_file: str, timeout: float) -> list[str]:
-    """Command line of torchrun for one pod: static rendezvous, no restarts, since the operator restarts the gang."""
-    world = plan.world
-    return [
-        f"--nnodes={world.nodes}",
-        f"--nproc-per-node={world.processes_per_node}",
-        f"--node-rank={node}",
-        f"--master-addr={world.master_address}",
-        f"--master-port={world.master_port}",
-        f"--rdzv-conf=timeout={max(1, round(timeout))}",
-        "--max-restarts=0",
-        f"--shutdown-timeout={plan.spec.checkpoint.grace_period_seconds - _LAST_WORDS_SECONDS}",
-        "--module",
-        "finetune_trainer",
-        "worker",
-        "--plan",
-        plan_file,
-    ]
+class Ranks:
+    """The process that runs the pod's training processes, for the time of a ``with`` block; it is killed at its end."""
 
+    def __init__(self, workspace: Workspace, ranks: range, grace: float, environment: Mapping[str, str]) -> None:
+        command = [sys.executable, "-m", "finetune_trainer", "workers", "--plan", str(workspace.plan)]
+        self._workspace, self._ranks, self._grace = workspace, ranks, grace
+        self._process = subprocess.Popen(command, env=dict(environment), stdin=subprocess.PIPE, text=True)
 
-def _run_torchrun(arguments: list[str]) -> dict[int, int]:
-    """Runs torchrun in this process, which keeps what the command would only print: how each worker ended.
+    def __enter__(self) -> Self:
+        return self
 
-    Returns:
-        By rank, the signal that ended it.
+    def __exit__(self, *_: object) -> None:
+        # Whatever is still alive dies with it.
+        self._process.kill()
+        self._process.communicate()
 
-    Raises:
-        Terminated: the pod was asked to stop; the workers have been stopped.
-        RendezvousFailed: the pods did not find each other.
-    """
-    from torch.distributed import DistError, run
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    def run(self) -> dict[int, int]:
+        """Lets the ranks train, to their end.
 
-    try:
-        run.run(run.parse_args(arguments))  # type: ignore[no-untyped-call]
-    except ChildFailedError as error:
-        return {rank: -failure.exitcode for rank, failure in error.failures.items() if failure.exitcode < 0}
-    except SignalException as error:
-        raise Terminated from error
-    except DistError as error:
-        raise RendezvousFailed(
-            f"torchrun's rendezvous failed: {error}", "see the logs of the other training pods"
-        ) from error
-    return {}
+        Returns:
+            By rank, the signal that ended it.
+
+        Raises:
+            Terminated: the pod was asked to stop; the ranks have been stopped.
+        """
+        try:
+            self._process.communicate(GO)
+        except Terminated:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(self._grace)
+            raise
+        if self._process.returncode < 0:
+            return dict.fromkeys(self._ranks, -self._process.returncode)
+        return {rank: -code for rank, code in read_ends(self._workspace).items() if code < 0}
 
 
 def node_end(plan: RunPlan, workspace: Workspace, node: int, signals: dict[int, int]) -> StageOutcome | Killed:
@@ -146,7 +147,7 @@ def node_end(plan: RunPlan, workspace: Workspace, node: int, signals: dict[int, 
     Raises:
         TrainerError: a worker ended without an outcome and without a signal.
     """
-    ranks = _ranks(plan, node)
+    ranks = ranks_of(plan, node)
     width = len(ranks)
     files = sorted(
         (path for rank in ranks if (path := workspace.outcome(rank)).exists()), key=lambda path: path.stat().st_mtime_ns

@@ -1,7 +1,7 @@
-"""Roll call of a job's pods before torchrun starts, so that a pod that never came is named.
+"""Roll call of a job's pods before their processes meet, so that a pod that never came is named.
 
 Each pod but the first connects to the master's port and says which node it is; when all are there, the first answers
-each and gives the port free for torchrun's own rendezvous.
+each and gives the port free for PyTorch's own rendezvous.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
-"""One training process, started by torchrun."""
+"""One training process."""
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import NoReturn
 
 import torch
 import torch.distributed
@@ -19,7 +17,7 @@ from finetune_trainer.artifact.modelcard import MODEL_CARD, model_card
 from finetune_trainer.data.splits import Splits, open_splits
 from finetune_trainer.errors import Preempted, RendezvousFailed, TrainerError
 from finetune_trainer.failures import as_trainer_error
-from finetune_trainer.outcome import Terminated, failed, ignore_signals
+from finetune_trainer.outcome import Terminated, exit_at_once, failed, ignore_signals
 from finetune_trainer.progress import Reporter, open_reporter
 from finetune_trainer.settings import collective_timeout, hang_limit
 from finetune_trainer.signals import StopRequest, die_with_parent, preempted
@@ -53,16 +51,9 @@ def main(plan: RunPlan) -> int:
         outcome, code = failed(worker.stage, cause, os.environ)
         workspace.outcome(rank).write_text(outcome.to_json())
         worker.reporter.close()
-        _exit_at_once(code)
+        exit_at_once(code)
     workspace.outcome(rank).write_text(outcome.to_json())
     return ExitCode.SUCCESS
-
-
-def _exit_at_once(code: int) -> NoReturn:
-    # An orderly end would wait for peers that may be gone.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 class Worker:
