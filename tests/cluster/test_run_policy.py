@@ -34,6 +34,11 @@ def test_a_job_ends_when_its_training_time_is_over(platform: Platform, namespace
     platform.submit(namespace, "long", activeDeadlineSeconds=8, hyperparameters={"maxSteps": 100_000})
     failed = platform.wait_finished(namespace, "long")
     assert failed["status"]["failure"]["class"] == "DeadlineExceeded"
-    assert 8 <= failed["status"]["usage"]["trainingSeconds"] <= 20
-    assert [attempt["outcome"] for attempt in failed["status"]["attempts"]] == ["DeadlineExceeded"]
+    usage, (attempt,) = failed["status"]["usage"], failed["status"]["attempts"]
+    assert 8 <= usage["trainingSeconds"] <= 20
+    assert (usage["gpuSeconds"], usage["wastedGpuSeconds"]) == (0, 0)
+    assert attempt["outcome"] == "DeadlineExceeded"
+    # The pods' report of the first step ends what counts as startup.
+    assert usage["startupSeconds"] + usage["lostSeconds"] <= usage["trainingSeconds"]
+    assert attempt["running"] <= attempt["firstStep"] <= attempt["finished"]
     eventually(lambda: not platform.children("jobs,pods", namespace, "long", "train"), 60)

@@ -92,6 +92,9 @@ class ProgressReport(Document):
     resumed_from_step: Annotated[
         int | None, Field(default=None, ge=0, description="Optimizer steps that the attempt found done when it began.")
     ]
+    first_step: Annotated[
+        datetime | None, Field(default=None, description="When the attempt's first optimizer step began.")
+    ]
     progress: Progress | None = None
     checkpoint: Annotated[Checkpoint | None, Field(default=None, description="The newest of this attempt.")]
     damaged: Annotated[

@@ -130,6 +130,9 @@ class AttemptStatus(Document):
         int | None,
         Field(default=None, ge=0, description="Optimizer steps that were done already when it began, by its report."),
     ]
+    first_step: Annotated[
+        datetime | None, Field(default=None, description="When its first optimizer step began, by its report.")
+    ]
     damaged_checkpoints: Annotated[
         tuple[Annotated[str, Field(max_length=256)], ...] | None,
         Field(
@@ -213,7 +216,27 @@ class UsageStatus(Document):
     """What the attempts that have ended used, from the moment when all their pods ran."""
 
     training_seconds: Annotated[int, Field(ge=0, description="Seconds of training, over all attempts.")]
-    gpu_seconds: Annotated[int, Field(ge=0, description="The same times the number of GPUs.")]
+    startup_seconds: Annotated[
+        int | None,
+        Field(default=None, ge=0, description="Those of them before the first optimizer step of an attempt."),
+    ]
+    lost_seconds: Annotated[
+        int | None,
+        Field(
+            default=None,
+            ge=0,
+            description="Those of them after the last checkpoint of an attempt that did not succeed, or after its "
+            "first step where it had saved none.",
+        ),
+    ]
+    goodput_percent: Annotated[
+        int | None, Field(default=None, ge=0, le=100, description="Share of the seconds that are neither, in percent.")
+    ]
+    gpu_seconds: Annotated[int, Field(ge=0, description="Seconds of training times the number of GPUs.")]
+    wasted_gpu_seconds: Annotated[
+        int | None,
+        Field(default=None, ge=0, description="Seconds of startup and those that were lost, times the number of GPUs."),
+    ]
 
 
 class FineTuneJobStatus(Document):

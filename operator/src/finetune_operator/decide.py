@@ -15,8 +15,9 @@ from finetune_api.effective import broken_rules
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, FailureClass, Stage, deadline_exceeded
 from finetune_api.results import Artifact, EvaluationResult, Prepared
-from finetune_api.status import AttemptStatus, ConditionType, FineTuneJobStatus, Reason, State
+from finetune_api.status import AttemptStatus, ConditionType, FineTuneJobStatus, Reason, State, UsageStatus
 from finetune_api.uris import job_named
+from finetune_operator.accounting import added, spent
 from finetune_operator.accounts import refusal
 from finetune_operator.attempts import (
     SUCCEEDED,
@@ -45,7 +46,7 @@ from finetune_operator.queueing import (
     waiting,
 )
 from finetune_operator.quotas import demand_of, shortage
-from finetune_operator.run_policy import children_left, deadline_left, with_usage
+from finetune_operator.run_policy import children_left, deadline_left
 from finetune_operator.upstreams import Wait, resolve
 from finetune_operator.waiting import CONFIG_ERROR, blocked, waiting_for
 
@@ -97,8 +98,18 @@ class _Turn:
 
     def ended(self, outcome: str, message: str, node: str | None = None) -> _Turn:
         """The turn once its attempt is over."""
-        used = with_usage(self.status, self.job.spec, self.now)
+        used = self.status.model_copy(update={"usage": self._used(outcome)})
         return self.told(progression.ended_attempt(used, self.number, outcome, message, self.now, node))
+
+    def _used(self, outcome: str) -> UsageStatus | None:
+        """What the job used, when its attempt ends now."""
+        usage, attempt = self.status.usage, progression.open_attempt(self.status)
+        if attempt is None:
+            return usage
+        report = self.seen.report if _current(self) else None
+        checkpoint = (report and report.checkpoint) or self.status.checkpoint
+        saved = checkpoint.time if checkpoint else None
+        return added(usage, spent(attempt, outcome, saved, self.now), self.job.spec)
 
     @property
     def strays(self) -> tuple[str, ...]:
@@ -421,6 +432,8 @@ def _reported(turn: _Turn, cause: Cause | None) -> _Turn:
         }
     if report and _current(turn) and report.resumed_from_step is not None:
         found["resumed_from_step"] = report.resumed_from_step
+    if report and _current(turn) and report.first_step:
+        found["first_step"] = report.first_step
     if report and _current(turn) and report.damaged:
         found["damaged_checkpoints"] = report.damaged
     return turn.told(progression.with_attempt(turn.status, attempt.model_copy(update=found)))

@@ -11,6 +11,8 @@ from finetune_operator.queueing import left_to_others
 
 Object = dict[str, Any]
 _FINAL = frozenset({"Complete", "Failed"})
+# Field of status.usage by reason.
+_WASTE = {"startup": "startupSeconds", "failure": "lostSeconds"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class JobFacts:
         outcome: Complete or the failure's class when it is finished, else None.
         attempts: number and outcome of each attempt that has ended.
         gpu_seconds: used by its attempts that have ended.
+        wasted: those of them that led to nothing, by reason.
     """
 
     namespace: str
@@ -33,6 +36,7 @@ class JobFacts:
     outcome: str | None
     attempts: frozenset[tuple[int, str]]
     gpu_seconds: int
+    wasted: tuple[tuple[str, int], ...] = ()
 
 
 def facts_of(job: Object) -> JobFacts:
@@ -42,15 +46,18 @@ def facts_of(job: Object) -> JobFacts:
     state = str(status.get("state") or "Pending")
     conditions = {item["type"]: item["status"] for item in status.get("conditions") or ()}
     failure = (status.get("failure") or {}).get("class", "Internal")
+    usage = status.get("usage") or {}
+    gpus = int(resources.get("nodes", 1)) * int(resources.get("gpusPerNode", 0))
     ended = ((item["number"], item.get("outcome")) for item in status.get("attempts") or ())
     return JobFacts(
         namespace=job["metadata"]["namespace"],
         state=state,
-        gpus=int(resources.get("nodes", 1)) * int(resources.get("gpusPerNode", 0)),
+        gpus=gpus,
         running=conditions.get("Running") == "True",
         outcome=(state if state == "Complete" else failure) if state in _FINAL else None,
         attempts=frozenset((number, outcome) for number, outcome in ended if outcome),
-        gpu_seconds=int((status.get("usage") or {}).get("gpuSeconds", 0)),
+        gpu_seconds=int(usage.get("gpuSeconds", 0)),
+        wasted=tuple((reason, gpus * int(usage.get(field, 0))) for reason, field in _WASTE.items()),
     )
 
 
@@ -62,6 +69,7 @@ class Change:
     outcome: str | None
     attempts: tuple[str, ...]
     gpu_seconds: int
+    wasted: tuple[tuple[str, int], ...] = ()
 
 
 def change_between(before: JobFacts, after: JobFacts) -> Change:
@@ -71,7 +79,14 @@ def change_between(before: JobFacts, after: JobFacts) -> Change:
         outcome=after.outcome if before.outcome is None else None,
         attempts=tuple(outcome for _, outcome in sorted(after.attempts - before.attempts)),
         gpu_seconds=max(0, after.gpu_seconds - before.gpu_seconds),
+        wasted=_more(dict(before.wasted), after.wasted),
     )
+
+
+def _more(before: dict[str, int], after: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """What came to each reason, where something did."""
+    more = ((reason, seconds - before.get(reason, 0)) for reason, seconds in after)
+    return tuple((reason, seconds) for reason, seconds in more if seconds > 0)
 
 
 class Inventory:

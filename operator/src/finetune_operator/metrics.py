@@ -45,6 +45,9 @@ class Metrics:
         self._finished = Counter("finetune_jobs_finished", "Jobs that ended.", ["namespace", "outcome"], registry=own)
         self._attempts = Counter("finetune_attempts_ended", "Ended attempts.", ["namespace", "outcome"], registry=own)
         self._gpu_seconds = Counter("finetune_gpu_seconds", "Used by ended attempts.", ["namespace"], registry=own)
+        self._wasted = Counter(
+            "finetune_gpu_seconds_wasted", "Of those, what led to nothing.", ["namespace", "reason"], registry=own
+        )
         self._reconciles = Histogram(
             "finetune_reconcile_seconds", "One look at one job.", ["outcome"], buckets=_SECONDS, registry=own
         )
@@ -95,6 +98,8 @@ class Metrics:
             self._attempts.labels(change.namespace, outcome).inc()
         if change.gpu_seconds:
             self._gpu_seconds.labels(change.namespace).inc(change.gpu_seconds)
+        for reason, seconds in change.wasted:
+            self._wasted.labels(change.namespace, reason).inc(seconds)
 
 
 class _Levels(Collector):

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from finetune_api import progression
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.status import FineTuneJobStatus, UsageStatus
+from finetune_api.status import FineTuneJobStatus
 
 
 def training_seconds(status: FineTuneJobStatus, now: datetime) -> int:
@@ -15,15 +15,6 @@ def training_seconds(status: FineTuneJobStatus, now: datetime) -> int:
     running = attempt.running if attempt else None
     current = int((now - running).total_seconds()) if running else 0
     return (status.usage.training_seconds if status.usage else 0) + current
-
-
-def with_usage(status: FineTuneJobStatus, spec: FineTuneJobSpec, now: datetime) -> FineTuneJobStatus:
-    """The status when the open attempt is about to end: what it used is added up."""
-    total = training_seconds(status, now)
-    if total == 0:
-        return status
-    gpus = spec.resources.nodes * spec.resources.gpus_per_node
-    return status.model_copy(update={"usage": UsageStatus(training_seconds=total, gpu_seconds=total * gpus)})
 
 
 def deadline_left(spec: FineTuneJobSpec, status: FineTuneJobStatus, now: datetime) -> timedelta | None:

@@ -46,6 +46,15 @@ def test_changes_between_looks() -> None:
     assert change_between(after, after) == Change("team", None, (), 0)
 
 
+def test_waste_is_counted_in_gpus_by_reason() -> None:
+    before = facts_of(job(gpus=4, nodes=2, usage={"gpuSeconds": 80, "startupSeconds": 3, "lostSeconds": 0}))
+    after = facts_of(job(gpus=4, nodes=2, usage={"gpuSeconds": 400, "startupSeconds": 5, "lostSeconds": 30}))
+    assert change_between(before, after) == Change("team", None, (), 320, (("startup", 16), ("failure", 240)))
+    assert change_between(after, after).wasted == ()
+    on_cpus = facts_of(job(usage={"gpuSeconds": 0, "startupSeconds": 5, "lostSeconds": 30}))
+    assert change_between(facts_of(job()), on_cpus).wasted == ()
+
+
 def test_counters_start_with_the_operator_and_count_once() -> None:
     changes: list[Change] = []
     inventory = Inventory(changes.append)

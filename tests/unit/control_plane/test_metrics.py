@@ -51,8 +51,8 @@ async def used() -> Metrics:
     metrics.sight.listed("pods", {"a": "1"})
     metrics.inventory.see(_job(state="Training", conditions=[{"type": "Running", "status": "True"}]))
     attempts = [{"number": 1, "outcome": "Hung"}]
-    failure = {"class": "Hung"}
-    metrics.inventory.see(_job(state="Failed", failure=failure, attempts=attempts, usage={"gpuSeconds": 80}))
+    failure, usage = {"class": "Hung"}, {"gpuSeconds": 80, "startupSeconds": 2, "lostSeconds": 5}
+    metrics.inventory.see(_job(state="Failed", failure=failure, attempts=attempts, usage=usage))
     return metrics
 
 
@@ -66,6 +66,8 @@ async def test_values(used: Metrics) -> None:
     assert _value(used, "finetune_jobs_finished_total", namespace="team", outcome="Hung") == 1
     assert _value(used, "finetune_attempts_ended_total", namespace="team", outcome="Hung") == 1
     assert _value(used, "finetune_gpu_seconds_total", namespace="team") == 80
+    assert _value(used, "finetune_gpu_seconds_wasted_total", namespace="team", reason="startup") == 16
+    assert _value(used, "finetune_gpu_seconds_wasted_total", namespace="team", reason="failure") == 40
     assert _value(used, "finetune_reconcile_seconds_count", outcome="ok") == 1
     assert _value(used, "finetune_reconcile_seconds_count", outcome="error") == 2
     assert _value(used, "finetune_reconcile_errors_total", reason="Forbidden") == 1

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from finetune_api import progression
-from finetune_api.status import FineTuneJobStatus, UsageStatus
-from finetune_operator.run_policy import children_left, deadline_left, training_seconds, with_usage
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.run_policy import children_left, deadline_left, training_seconds
 from support.builders import NAME, at, batch_job, job, pod, published_outcome
 from support.decisions import PREPARE_DONE, PREPARE_POD, TRAIN_JOB, look, started, told
 from support.world import World
@@ -40,7 +40,8 @@ def test_time_runs_from_the_moment_when_all_pods_run() -> None:
 def test_a_suspension_does_not_start_the_time_anew() -> None:
     status = running(100, **LIMIT, **GPUS)
     suspended = told(look(status, (batch_job(),), RUNNING, now=140, suspend=True, **LIMIT, **GPUS))
-    assert suspended.usage == UsageStatus(training_seconds=40, gpu_seconds=320)
+    assert suspended.usage
+    assert (suspended.usage.training_seconds, suspended.usage.gpu_seconds) == (40, 320)
     assert training_seconds(suspended, at(9_000)) == 40
     assert deadline_left(job(**LIMIT).spec, suspended, at(9_000)) == timedelta(seconds=20)
 
@@ -60,15 +61,8 @@ def test_the_job_fails_when_its_time_is_over(now: float, state: str, again: floa
             "with fewer steps or more time."
         )
         assert status.attempts[-1].outcome == "DeadlineExceeded"
-        assert status.usage == UsageStatus(training_seconds=60, gpu_seconds=480)
-
-
-def test_what_a_job_on_cpus_used() -> None:
-    assert with_usage(running(100), job().spec, at(107)).usage == UsageStatus(training_seconds=7, gpu_seconds=0)
-
-
-def test_nothing_is_used_before_the_pods_run() -> None:
-    assert with_usage(started(), job().spec, at(9_000)).usage is None
+        assert status.usage
+        assert (status.usage.training_seconds, status.usage.gpu_seconds) == (60, 480)
 
 
 def finished(**changes: object) -> FineTuneJobStatus:

@@ -89,6 +89,19 @@ def test_a_message_repeats_the_last_progress() -> None:
     assert (last["stage"], last["progress"]["step"], len(last["message"])) == ("evaluate", 7, 256)
 
 
+def test_the_first_step_is_told_in_all_later_reports() -> None:
+    inbox = Inbox()
+    reporter = ProgressReporter(inbox.send, "7d1c", attempt=1, interval=0.01)
+    before = datetime.now(UTC)
+    reporter.stepping()
+    reporter.report(Stage.TRAIN, progress=progress(1))
+    reporter.report(Stage.EVALUATE, "evaluating")
+    reporter.close(20)
+    began = {body["firstStep"] for body in inbox.bodies}
+    assert len(began) == 1
+    assert before <= datetime.fromisoformat(began.pop()) <= datetime.now(UTC)
+
+
 def test_an_operator_that_never_answers_costs_a_bounded_end() -> None:
     inbox = Inbox(refusals=10**9)
     reporter = ProgressReporter(inbox.send, "7d1c", attempt=1, interval=0.01)

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -82,6 +83,7 @@ class ProgressReporter:
         self._checkpoint: Checkpoint | None = None
         self._resumed_from: int | None = None
         self._damaged: tuple[str, ...] = ()
+        self._first_step: datetime | None = None
         self._sequence = first
         self._deadline: float | None = None
         self._thread = threading.Thread(target=self._work, name="progress", daemon=True)
@@ -106,6 +108,11 @@ class ProgressReporter:
             self._resumed_from, self._damaged = step, tuple(damaged[:_MOST_DAMAGED])
             self._offer()
 
+    def stepping(self) -> None:
+        """Tells that the first optimizer step begins now, in the next report and all that follow."""
+        with self._changed:
+            self._first_step = datetime.now(UTC)
+
     def _offer(self) -> None:
         self._sequence += 1
         self._waiting = ProgressReport(
@@ -118,6 +125,7 @@ class ProgressReporter:
             checkpoint=self._checkpoint,
             resumed_from_step=self._resumed_from,
             damaged=self._damaged or None,
+            first_step=self._first_step,
         )
         self._changed.notify()
 
@@ -170,6 +178,9 @@ class SilentReporter:
         """Does nothing."""
 
     def resumed(self, step: int | None, damaged: Sequence[str]) -> None:
+        """Does nothing."""
+
+    def stepping(self) -> None:
         """Does nothing."""
 
     def close(self, timeout: float = 5.0) -> None:

@@ -52,7 +52,7 @@ _STYLES = {"True": "green", "False": "dim", "Unknown": "yellow", "Warning": "yel
 _FAILURE_FIELDS = frozenset(("class", "message", "remedy"))
 _EVALUATED = frozenset(("lossBefore", "lossAfter", "before", "after", "history"))
 _BAD_WHEN_TRUE = frozenset(("Failed", "Stalled"))
-_ATTEMPT_COLUMNS = frozenset(("number", "started", "running", "finished", "outcome", "message"))
+_ATTEMPT_COLUMNS = frozenset(("number", "started", "running", "firstStep", "finished", "outcome", "message"))
 
 
 def facts(pairs: Iterable[tuple[str, str | Text]]) -> Table:

@@ -157,6 +157,8 @@ class Training:
                 if step and self._leader_says(engine, exhausted(self._evaluations, options.early_stopping)):
                     self._stop_early(step)
                     return
+            if step == first:
+                self._reporter.stepping()
             self._pulse.step(step)
             measured = self._step(engine, splits, order, step)
             self._pace.end_step(engine.sum_over_ranks)
