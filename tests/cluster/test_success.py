@@ -59,6 +59,13 @@ def test_status_tells_what_was_decided_and_found(done: Object) -> None:
     assert float(status["evaluation"]["lossAfter"]) < float(status["evaluation"]["lossBefore"])
 
 
+def test_usage_tells_startup_from_training(done: Object) -> None:
+    usage, (attempt,) = done["status"]["usage"], done["status"]["attempts"]
+    assert attempt["running"] <= attempt["firstStep"] <= attempt["finished"]
+    assert (usage["lostSeconds"], usage["wastedGpuSeconds"]) == (0, 0)
+    assert 0 <= usage["startupSeconds"] <= usage["trainingSeconds"]
+
+
 def test_the_artifact_is_complete_and_loads(platform: Platform, done: Object, tmp_path: Path) -> None:
     import torch
     from peft import PeftModel

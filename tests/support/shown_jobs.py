@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from finetune_cli.render.watching import Seen
 
 Object = dict[str, Any]
 
@@ -188,3 +191,26 @@ STRANGE: Object = {
     "evaluation": {"lossBefore": "2.5", "tokenAccuracy": {"before": "0.31", "after": "0.62"}},
     "losses": 2,
 }
+
+JOBS = {
+    "training": job("support-bot", status=TRAINING),
+    "complete": job("support-bot", status=COMPLETE),
+    "failed": job("legal", "team-b", FAILED, gpusPerNode=0, nodes=1),
+    "pending": job("new", "team-b"),
+    "suspended": job("paused", "team-b", SUSPENDED),
+    "strange": job("odd", "team-c", STRANGE),
+}
+
+
+def followed(steps: int, **status: Any) -> Seen:
+    """A job seen at every step, with losses that fall."""
+    seen = Seen({})
+    for step in range(1, steps + 1):
+        document = job("support-bot", status=TRAINING | status)
+        document["status"]["progress"] |= {
+            "step": step,
+            "loss": f"{1.2 + 1.4 * math.exp(-step / 12):.4f}",
+            "evalLoss": f"{1.3 + 1.2 * math.exp(-(step // 10) * 10 / 14):.4f}",
+        }
+        seen = seen.with_job(document)
+    return seen

@@ -5,6 +5,7 @@ CliError
 ├── ClusterError            the cluster cannot be used for this          exit 3
 │   └── HiccupError         no answer just now; another try may succeed
 ├── MissingObjectError      no such job, pod or namespace                exit 4
+├── StillRunningError       the job has not ended in the time given      exit 5
 ├── InvalidManifestError    the manifest breaks the resource's rules     exit 10
 ├── RefusedManifestError    the API server says so                       exit 10
 ├── UnsupportedHereError    this machine cannot do what is asked for     exit 10
@@ -49,6 +50,12 @@ class MissingObjectError(CliError):
     """What was asked for by name is not on the cluster."""
 
     exit_code = 4
+
+
+class StillRunningError(CliError):
+    """A job that was watched had not ended when the time was over; it goes on."""
+
+    exit_code = 5
 
 
 class InvalidManifestError(CliError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from typing import Annotated
 
 import typer
 
@@ -20,9 +21,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Fine-tuning jobs from the terminal: plan, submit, watch and run FineTuneJobs.",
     epilog="Exit codes: 0 done, valid or Complete; 1 not confirmed; 2 wrong usage; 3 the cluster cannot be used; "
-    "4 no such object; 10 the manifest or the request is wrong; 11 data; 12 out of memory; 13 diverged; 14 storage; "
+    "4 no such object; 5 not ended in time; 10 the manifest or the request is wrong; 11 data; 12 out of memory; "
+    "13 diverged; 14 storage; "
     "15 rendezvous; 16 hung; 17 preempted; 18 GPUs missing; 19 artifact not intact; 20 internal; 130 and 143 stopped "
     "by SIGINT and SIGTERM.",
 )
@@ -46,6 +47,23 @@ for _name, _command, _panel in (
 ):
     app.command(_name, rich_help_panel=_panel)(_command)
 app.add_typer(artifacts, name="artifacts", rich_help_panel=_RESULTS)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"finetune {version('finetune-operator')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Fine-tuning jobs from the terminal: plan, submit, watch and run FineTuneJobs."""
 
 
 def main() -> None:

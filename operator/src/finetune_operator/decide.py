@@ -388,6 +388,8 @@ def _follow(turn: _Turn) -> Decision:
     number, nodes = turn.number, turn.job.spec.resources.nodes
     job = turn.seen.job_of(Stage.TRAIN, number)
     pods = turn.seen.pods_of(Stage.TRAIN, number)
+    # The last report may have come with the end.
+    turn = _reported(turn, None)
     known = progression.open_attempt(turn.status)
     if job is None or (job.finished is None and job.deleting):
         return _attempt_failed(turn, cause_of_attempt(None, pods, nodes, known))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.command_line import CommandLine
 from support.job_manifests import MANIFEST, REMOVED, edited
 
 
@@ -86,6 +88,42 @@ def test_running_needs_local(manifest: Path) -> None:
 
     assert result.returncode == 2
     assert result.stderr.startswith("error: only --local runs are served")
+
+
+def test_version_is_that_of_the_project() -> None:
+    result = finetune("--version")
+
+    assert (result.returncode, result.stdout) == (0, f"finetune {version('finetune-operator')}\n")
+
+
+WRONG = {
+    "no such command": (["nothing"], 2, "No such command 'nothing'"),
+    "no file": (["plan"], 2, "Missing argument"),
+    "absent file": (["plan", "absent.yaml"], 2, "absent.yaml: cannot be read: No such file or directory"),
+    "folder": (["validate", "."], 2, "Is a directory"),
+    "absent kubeconfig": (["list", "--kubeconfig", "absent"], 3, "--kubeconfig absent: there is no such file"),
+    "odd timeout": (["watch", "a", "--timeout", "soon"], 2, "--timeout soon: write a duration such as 90s"),
+    "odd rank": (["logs", "a", "--rank", "x"], 2, "--rank"),
+    "absent folder": (["artifacts", "verify", "./absent"], 2, "./absent: there is no such folder"),
+    "odd uri": (["artifacts", "verify", "s3://"], 2, "'s3://' is no artifact: use s3://bucket/prefix"),
+    "odd store": (["report", "s3://b/c", "--store", "ftp://x"], 2, "--store ftp://x: use http://host:port"),
+    "one side": (["compare", "a"], 2, "Missing argument"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_call_is_one_sentence_and_no_traceback(
+    case: str, cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, code, says = WRONG[case]
+    monkeypatch.chdir(tmp_path)
+
+    ended = cli(*arguments)
+
+    assert ended.code == code
+    assert says in " ".join(ended.err.replace("│", " ").split())
+    assert "Traceback" not in ended.err
+    assert ended.out == ""
 
 
 def test_help_names_the_commands_and_exit_codes() -> None:

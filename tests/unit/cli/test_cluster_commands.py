@@ -118,6 +118,23 @@ def test_watch_of_a_failed_job_exits_with_its_class(connected: CommandLine, api:
 
 
 @pytest.mark.usefixtures("at_once")
+def test_watch_ends_with_its_timeout_and_the_job_goes_on(connected: CommandLine, api: Answers) -> None:
+    api.give(f"GET {TEAM_A}/support-bot", Answer(job("support-bot", status=TRAINING)))
+
+    ended = connected("watch", "support-bot", "--timeout", "0.001s")
+
+    assert ended.code == 5
+    assert "support-bot is still Training at the end of --timeout; it goes on" in ended.err
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_job_that_has_ended_needs_no_time(connected: CommandLine, api: Answers) -> None:
+    api.give(f"GET {TEAM_A}/support-bot", Answer(job("support-bot", status=COMPLETE)))
+
+    assert connected("watch", "support-bot", "--timeout", "0.001s").code == 0
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("again", [None, "another uid"])
 def test_watch_of_a_deleted_job_says_what_is_kept(connected: CommandLine, api: Answers, again: str | None) -> None:
     first = job("support-bot", status=TRAINING)

@@ -193,7 +193,7 @@ def test_a_manifest_cannot_lead_out_of_the_folder(
     [
         ("s3://results/nothing", 14, "nothing is published at s3://results/nothing"),
         ("hf://org/model", 2, "is no artifact: use s3://bucket/prefix"),
-        ("./nowhere", 14, "nothing is published at"),
+        ("./nowhere", 2, "./nowhere: there is no such folder"),
     ],
 )
 def test_what_is_no_artifact(cli: CommandLine, published: Published, reference: str, code: int, text: str) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,18 +11,10 @@ from finetune_cli.render.describe import description
 from finetune_cli.render.joblist import job_table
 from finetune_cli.render.watching import Seen, line, picture
 from support.rendered import as_text, assert_same
-from support.shown_jobs import COMPLETE, FAILED, NOW, STRANGE, SUSPENDED, TRAINING, Object, job, stamp
+from support.shown_jobs import FAILED, JOBS, NOW, TRAINING, Object, followed, job, stamp
 
 FOLDER = Path(__file__).parent / "shown"
 EVENT = {"type": "Warning", "reason": "Retrying", "note": "attempt 1 was lost: evicted", "eventTime": stamp(700)}
-JOBS = {
-    "training": job("support-bot", status=TRAINING),
-    "complete": job("support-bot", status=COMPLETE),
-    "failed": job("legal", "team-b", FAILED, gpusPerNode=0, nodes=1),
-    "pending": job("new", "team-b"),
-    "suspended": job("paused", "team-b", SUSPENDED),
-    "strange": job("odd", "team-c", STRANGE),
-}
 EVENTS: dict[str, list[Object] | None] = {"training": [EVENT], "failed": None}
 
 
@@ -55,22 +45,8 @@ def test_a_list_is_in_order_of_namespace_and_name() -> None:
     assert [tuple(row.split()[:2]) for row in rows] == sorted(tuple(row.split()[:2]) for row in rows)
 
 
-def _followed(steps: int, **status: Any) -> Seen:
-    """A job seen at every step, with losses that fall."""
-    seen = Seen({})
-    for step in range(1, steps + 1):
-        document = job("support-bot", status=TRAINING | status)
-        document["status"]["progress"] |= {
-            "step": step,
-            "loss": f"{1.2 + 1.4 * math.exp(-step / 12):.4f}",
-            "evalLoss": f"{1.3 + 1.2 * math.exp(-(step // 10) * 10 / 14):.4f}",
-        }
-        seen = seen.with_job(document)
-    return seen
-
-
 def test_a_watch_draws_the_losses_it_has_seen() -> None:
-    assert_same(as_text(picture(_followed(54), 100, 40, NOW)), FOLDER / "watch-training.txt")
+    assert_same(as_text(picture(followed(54), 100, 40, NOW)), FOLDER / "watch-training.txt")
 
 
 @pytest.mark.parametrize("state", JOBS)
@@ -83,11 +59,11 @@ def test_a_watch_of_every_state(state: str) -> None:
 
 def test_a_watch_fits_a_small_terminal() -> None:
     for height in (6, 10, 14, 24):
-        assert len(as_text(picture(_followed(54), 60, height, NOW), 60).splitlines()) <= max(height, 6)
+        assert len(as_text(picture(followed(54), 60, height, NOW), 60).splitlines()) <= max(height, 6)
 
 
 def test_an_attempt_that_starts_anew_takes_back_the_later_steps() -> None:
-    seen = _followed(20)
+    seen = followed(20)
     again = job("support-bot", status=TRAINING)
     again["status"]["progress"] |= {"step": 5, "loss": "1.9"}
 

@@ -125,6 +125,7 @@ def connect(target: Target) -> Kube:
         ClusterError: there are none, or they cannot be read.
     """
     configuration = client.Configuration()
+    _refuse_absent(target)
     try:
         if _in_cluster(target):
             config.load_incluster_config(client_configuration=configuration)
@@ -139,6 +140,11 @@ def connect(target: Target) -> Kube:
             "it with --context; kubectl config get-contexts lists them"
         ) from error
     return Kube(configuration, target.namespace or known or "default")
+
+
+def _refuse_absent(target: Target) -> None:
+    if target.kubeconfig and not Path(target.kubeconfig).is_file():
+        raise ClusterError(f"no way to a cluster: --kubeconfig {target.kubeconfig}: there is no such file")
 
 
 def _files(target: Target) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import typer
 
 from finetune_cli.cluster.target import Target
 from finetune_cli.documents import Object
+from finetune_cli.durations import seconds_of
 from finetune_cli.errors import UsageError
 from finetune_cli.options import Context, JobName, Kubeconfig, Namespace, OutputFormat, Selector
 from finetune_cli.output import Output, as_list, console, note, show, write_document
@@ -80,17 +82,29 @@ def describe_command(
 
 
 def watch_command(
-    name: JobName, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None
+    name: JobName,
+    timeout: Annotated[
+        str,
+        typer.Option(
+            "--timeout",
+            metavar="DURATION",
+            help="Watch no longer than this, such as 90s, 30m or 2h30m; then exit with 5.",
+        ),
+    ] = "",
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
 ) -> None:
     """Follow a job to its end: progress, loss curve, tokens/s, ETA. Plain lines where there is no terminal.
 
     Exits with 0 when the job is Complete, with the code of its failure class when it has failed.
     """
+    limit = seconds_of(timeout, "--timeout") if timeout else math.inf
     kube = connected(Target(kubeconfig, context, namespace))
-    raise typer.Exit(watch(kube, kube.namespace, name))
+    raise typer.Exit(watch(kube, kube.namespace, name, limit))
 
 
-def watch(kube: Kube, namespace: str, name: str) -> int:
+def watch(kube: Kube, namespace: str, name: str, limit: float = math.inf) -> int:
     """Shows a job until it has ended and returns the exit code that stands for how."""
     from rich.live import Live
 
@@ -109,10 +123,10 @@ def watch(kube: Kube, namespace: str, name: str) -> int:
     job = fetch()
     out = console()
     if not out.is_terminal:
-        return jobview.exit_code_of(follow(Seen({}).with_job(job), fetch, PlainLines()).job)
+        return jobview.exit_code_of(follow(Seen({}).with_job(job), fetch, PlainLines(), limit=limit).job)
     first = Seen({}, *logged_losses(kube, job)).with_job(job)
     with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
-        return jobview.exit_code_of(follow(first, fetch, _picture(live), complete).job)
+        return jobview.exit_code_of(follow(first, fetch, _picture(live), complete, limit=limit).job)
 
 
 def _picture(live: Live) -> Callable[[Seen], None]:

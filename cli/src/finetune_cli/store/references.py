@@ -11,7 +11,7 @@ from finetune_api.spec import AddressingStyle
 from finetune_api.uris import S3Location
 from finetune_cli import jobview
 from finetune_cli.documents import Object, text_at
-from finetune_cli.errors import MissingObjectError
+from finetune_cli.errors import MissingObjectError, UsageError
 from finetune_cli.store.artifact import PublishedArtifact, find_artifact, location_of
 from finetune_cli.store.folder import FolderStore
 from finetune_cli.store.interface import Access, Store
@@ -55,7 +55,7 @@ def resolve(text: str, store_url: str | None, find_job: FindJob) -> Reference:
         find_job: gives the job of a name.
 
     Raises:
-        UsageError: it is none of them.
+        UsageError: it is none of them, or there is no such folder.
         MissingObjectError: the job has published nothing.
     """
     if is_job_name(text):
@@ -63,6 +63,8 @@ def resolve(text: str, store_url: str | None, find_job: FindJob) -> Reference:
     if "://" in text:
         return Reference(text, location_of(text), Access(store_url))
     folder = Path(text).resolve()
+    if not folder.is_dir():
+        raise UsageError(f"{text}: there is no such folder")
     return Reference(text, S3Location(folder.name, ""), Access(f"file://{folder.parent}"))
 
 
