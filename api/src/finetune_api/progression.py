@@ -58,6 +58,12 @@ def finished(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
     return with_stage(status, stage_of(status, Stage.PUBLISH).model_copy(update={"finished": now}))
 
 
+def stage_reached(status: FineTuneJobStatus) -> Stage:
+    """The furthest stage that the status knows of: reports may be missing after a restart of the operator."""
+    started = [entry.name for entry in status.stages if entry.started and entry.name is not Stage.PREPARE]
+    return started[-1] if started else Stage.TRAIN
+
+
 def with_attempt(status: FineTuneJobStatus, attempt: AttemptStatus) -> FineTuneJobStatus:
     """The status with one attempt's entry replaced."""
     others = [entry for entry in status.attempts if entry.number != attempt.number]
@@ -99,7 +105,7 @@ def requeued(status: FineTuneJobStatus) -> FineTuneJobStatus:
     fresh: dict[str, object] = {"outcome": None, "message": None, "node": None}
     if attempt.running is None:
         return with_attempt(status, attempt.model_copy(update=fresh))
-    fresh |= {"running": None, "evictions": (attempt.evictions or 0) + 1}
+    fresh |= {"running": None, "first_step": None, "evictions": (attempt.evictions or 0) + 1}
     kept = tuple(entry for entry in status.stages if entry.name is Stage.PREPARE)
     return with_attempt(status, attempt.model_copy(update=fresh)).model_copy(update={"stages": kept})
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from finetune_api import progression
+from finetune_api.reports import ProgressReport
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.status import AttemptStatus, UsageStatus
+from finetune_api.status import AttemptStatus, FineTuneJobStatus, UsageStatus
 from finetune_operator.attempts import SUCCEEDED, UNREAD
 
 
@@ -48,6 +50,18 @@ def spent(attempt: AttemptStatus, outcome: str, saved: datetime | None, now: dat
     end = now if kept else max(own or first, first)
     total, startup, useful = (int(span.total_seconds()) for span in (now - begin, first - begin, end - begin))
     return Spent(total, startup, total - useful)
+
+
+def with_usage(
+    status: FineTuneJobStatus, spec: FineTuneJobSpec, report: ProgressReport | None, outcome: str, now: datetime
+) -> FineTuneJobStatus:
+    """The status when the pods of the open attempt are gone; ``report`` is the newest of that attempt."""
+    attempt = progression.open_attempt(status)
+    if attempt is None:
+        return status
+    checkpoint = (report and report.checkpoint) or status.checkpoint
+    more = spent(attempt, outcome, checkpoint.time if checkpoint else None, now)
+    return status.model_copy(update={"usage": added(status.usage, more, spec)})
 
 
 def added(usage: UsageStatus | None, more: Spent, spec: FineTuneJobSpec) -> UsageStatus | None:

@@ -14,10 +14,11 @@ from finetune_api.conditions import Phase, conditions, is_true
 from finetune_api.effective import broken_rules
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, FailureClass, Stage, deadline_exceeded
+from finetune_api.reports import ProgressReport
 from finetune_api.results import Artifact, EvaluationResult, Prepared
-from finetune_api.status import AttemptStatus, ConditionType, FineTuneJobStatus, Reason, State, UsageStatus
+from finetune_api.status import AttemptStatus, ConditionType, FineTuneJobStatus, Reason, State
 from finetune_api.uris import job_named
-from finetune_operator.accounting import added, spent
+from finetune_operator.accounting import with_usage
 from finetune_operator.accounts import refusal
 from finetune_operator.attempts import (
     SUCCEEDED,
@@ -98,18 +99,15 @@ class _Turn:
 
     def ended(self, outcome: str, message: str, node: str | None = None) -> _Turn:
         """The turn once its attempt is over."""
-        used = self.status.model_copy(update={"usage": self._used(outcome)})
+        used = with_usage(self.status, self.job.spec, self.report, outcome, self.now)
         return self.told(progression.ended_attempt(used, self.number, outcome, message, self.now, node))
 
-    def _used(self, outcome: str) -> UsageStatus | None:
-        """What the job used, when its attempt ends now."""
-        usage, attempt = self.status.usage, progression.open_attempt(self.status)
-        if attempt is None:
-            return usage
-        report = self.seen.report if _current(self) else None
-        checkpoint = (report and report.checkpoint) or self.status.checkpoint
-        saved = checkpoint.time if checkpoint else None
-        return added(usage, spent(attempt, outcome, saved, self.now), self.job.spec)
+    @property
+    def report(self) -> ProgressReport | None:
+        """The newest report, if it is of this very attempt."""
+        report = self.seen.report
+        current = report and report.uid == self.job.metadata.uid and report.attempt == self.number
+        return report if current else None
 
     @property
     def strays(self) -> tuple[str, ...]:
@@ -416,13 +414,14 @@ def _queued(turn: _Turn, job: ChildJob, pods: tuple[Pod, ...]) -> Decision:
     if partly_done(pods):
         message = "the queue took the pods away when some had done their work already"
         return _attempt_failed(turn, Cause(failure_of(FailureClass.PREEMPTED, message)))
-    turn = turn.told(progression.requeued(with_usage(turn.status, spec, turn.now)))
+    used = with_usage(turn.status, spec, turn.report, SUSPENDED, turn.now)
+    turn = turn.told(progression.requeued(used))
     return turn.settle(waiting(job, turn.status, turn.seen), requeue_after=LOOK_AGAIN)
 
 
 def _reported(turn: _Turn, cause: Cause | None) -> _Turn:
     """Writes into the open attempt what is known of it by now: memory and pods may be gone when it has ended."""
-    attempt, report = progression.open_attempt(turn.status), turn.seen.report
+    attempt, report = progression.open_attempt(turn.status), turn.report
     if attempt is None:
         return turn
     found: dict[str, Any] = {}
@@ -432,19 +431,14 @@ def _reported(turn: _Turn, cause: Cause | None) -> _Turn:
             "message": cause.failure.message[:1024],
             "node": cause.node,
         }
-    if report and _current(turn) and report.resumed_from_step is not None:
-        found["resumed_from_step"] = report.resumed_from_step
-    if report and _current(turn) and report.first_step:
-        found["first_step"] = report.first_step
-    if report and _current(turn) and report.damaged:
-        found["damaged_checkpoints"] = report.damaged
+    if report:
+        told = {
+            "resumed_from_step": report.resumed_from_step,
+            "first_step": report.first_step,
+            "damaged_checkpoints": report.damaged or None,
+        }
+        found |= {name: value for name, value in told.items() if value is not None}
     return turn.told(progression.with_attempt(turn.status, attempt.model_copy(update=found)))
-
-
-def _current(turn: _Turn) -> bool:
-    """Whether the newest report is of this very attempt."""
-    report = turn.seen.report
-    return report is not None and report.uid == turn.job.metadata.uid and report.attempt == turn.number
 
 
 def _training(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
@@ -458,8 +452,7 @@ def _training(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
         failure = deadline_exceeded(turn.job.spec.active_deadline_seconds)
         turn = turn.ended(failure.failure_class.value, failure.message)
         return _fail(turn, Reason.RUN_FAILED, failure)
-    report = turn.seen.report
-    stage = report.stage if report and _current(turn) else _stage_reached(turn.status)
+    stage = turn.report.stage if turn.report else progression.stage_reached(turn.status)
     turn = turn.told(progression.entered(turn.status, stage, turn.now))
     phase = Phase(_STATE_OF_STAGE[stage], Reason.TRAINING, f"{nodes} of {nodes} pods are running", prepared=True)
     return turn.settle(phase, requeue_after=left)
@@ -479,12 +472,6 @@ def _pending(turn: _Turn, pods: tuple[Pod, ...], running: int) -> Decision:
     message = waiting_for(pods) or short or f"{running} of {asked.nodes} pods are running"
     phase = Phase(State.STARTING, Reason.PODS_PENDING, message, prepared=True)
     return turn.settle(phase, requeue_after=block.left + timedelta(seconds=1) if block else None)
-
-
-def _stage_reached(status: FineTuneJobStatus) -> Stage:
-    """The furthest stage that the status knows of: reports may be missing after a restart of the operator."""
-    started = [entry.name for entry in status.stages if entry.started and entry.name is not Stage.PREPARE]
-    return started[-1] if started else Stage.TRAIN
 
 
 def _attempt_succeeded(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
