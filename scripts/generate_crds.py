@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from finetune_api.crd import job_crd
+from finetune_api.crd import job_crd, profile_crd
 
 FOLDER = Path(__file__).resolve().parent.parent / "crds"
 HEADER = "# Generated from api/ by `make crds`. Do not edit.\n"
@@ -41,7 +41,7 @@ def _dump(document: dict[str, Any]) -> str:
 
 def rendered() -> dict[str, str]:
     """Content of every generated file by name."""
-    crds = {"finetune.dev_finetunejobs.yaml": job_crd()}
+    crds = {"finetune.dev_finetunejobs.yaml": job_crd(), "finetune.dev_finetuneprofiles.yaml": profile_crd()}
     files = {name: _dump(crd) for name, crd in crds.items()}
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.base import EFFECTIVE_RULES, WRITTEN_RULES
-from finetune_api.crd import default_text, effective_job_schema, job_crd
+from finetune_api.crd import default_text, effective_job_schema, job_crd, profile_crd, schema_of
 from finetune_api.outcomes import EXIT_CODE_OF_CLASS, FailureClass
+from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.status import ConditionType, Reason
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
@@ -39,9 +40,20 @@ def rendered() -> str:
         "### Rules across fields\n\n" + "".join(f"- {rule}\n" for rule in _rules(schema)),
         "### status\n\n" + _table(schema["properties"]["status"], "status", defaults=False),
         "### Conditions\n\n" + _conditions(),
+        _profile(),
         "### Failure classes and exit codes\n\n" + _exit_codes(),
     ]
     return "\n".join(parts)
+
+
+def _profile() -> str:
+    """The fields of a profile; what its defaults may hold is in the table of the job's spec."""
+    crd = profile_crd()["spec"]
+    schema = crd["versions"][0]["schema"]["openAPIV3Schema"]
+    spec = schema_of(FineTuneProfileSpec)
+    title = f"## {crd['names']['kind']} ({crd['group']}/{crd['versions'][0]['name']})\n\n"
+    intro = f"{schema['description']} {crd['scope']}-scoped; short name `{crd['names']['shortNames'][0]}`.\n\n"
+    return title + intro + "### profile spec\n\n" + _table(spec, "spec", defaults=True)
 
 
 def _table(schema: Schema, path: str, *, defaults: bool) -> str:

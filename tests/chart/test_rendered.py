@@ -134,10 +134,10 @@ def test_nothing_is_granted_by_wildcard() -> None:
     assert "*" not in granted
 
 
-def test_in_namespaced_mode_the_cluster_grants_the_check_of_tokens_only() -> None:
+def test_in_namespaced_mode_the_cluster_grants_only_what_has_no_namespace() -> None:
     made = rendered("watchNamespaces={team-a}", "rbac.userRoles=false")
     (role,) = (item for item in made if item["kind"] == "ClusterRole")
-    assert [rule["resources"] for rule in role["rules"]] == [["tokenreviews"]]
+    assert [rule["resources"] for rule in role["rules"]] == [["tokenreviews"], ["finetuneprofiles"], ["namespaces"]]
     (served,) = (item for item in made if item["kind"] == "Role" and item["metadata"]["namespace"] == "team-a")
     (whole,) = (item for item in rendered("rbac.userRoles=false") if item["kind"] == "ClusterRole")
     assert role["rules"] + served["rules"] == whole["rules"]

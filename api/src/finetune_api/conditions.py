@@ -19,8 +19,15 @@ _TOLD_BY_PREPARED = frozenset(
         Reason.CHILD_REFUSED,
         Reason.PREPARE_FAILED,
         Reason.SPEC_INVALID,
+        Reason.OUT_OF_BOUNDS,
+        Reason.PROFILE_NOT_FOUND,
+        Reason.PROFILE_INVALID,
+        Reason.PROFILES_AMBIGUOUS,
     }
 )
+# Somebody else has to mend something, and then the job goes on.
+_STALLED = frozenset({Reason.JOB_FAILED, Reason.PROFILE_NOT_FOUND, Reason.PROFILE_INVALID, Reason.PROFILES_AMBIGUOUS})
+_INVALID = frozenset({Reason.SPEC_INVALID, Reason.OUT_OF_BOUNDS})
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
 
 Verdict = tuple[ConditionStatus, Reason, str]
@@ -46,7 +53,7 @@ class Phase:
 
 
 def _validated(phase: Phase) -> Verdict:
-    if phase.reason is Reason.SPEC_INVALID:
+    if phase.reason in _INVALID:
         return _FALSE, phase.reason, phase.message
     return _TRUE, Reason.SPEC_VALID, ""
 
@@ -90,12 +97,12 @@ def _failed(phase: Phase) -> Verdict:
 
 
 def _stalled(phase: Phase) -> Verdict:
-    """A job that waits for somebody to mend another one does not get on by itself, and has not failed for good."""
-    return (_TRUE, phase.reason, phase.message) if phase.reason is Reason.JOB_FAILED else _failed(phase)
+    """A job that waits for somebody to mend something else does not get on by itself, and has not failed for good."""
+    return (_TRUE, phase.reason, phase.message) if phase.reason in _STALLED else _failed(phase)
 
 
 def _reconciling(phase: Phase) -> Verdict:
-    if phase.reason is Reason.JOB_FAILED:
+    if phase.reason in _STALLED:
         return _FALSE, phase.reason, phase.message
     if phase.state in (State.PENDING, State.PREPARING, State.QUEUED, State.STARTING) or phase.settling:
         return _TRUE, phase.reason, phase.message

@@ -6,10 +6,12 @@ know no ``$ref``, no ``null`` type and no ``title``; pydantic writes all three.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api import GROUP, KIND, PLURAL, VERSION
 from finetune_api.base import EFFECTIVE_RULES, WRITTEN_RULES, validations
+from finetune_api.profile import PROFILE_KIND, PROFILE_PLURAL, FineTuneProfile, FineTuneProfileSpec
 from finetune_api.spec import MAX_NAME_LENGTH, FineTuneJobSpec
 from finetune_api.status import FineTuneJobStatus
 
@@ -48,6 +50,21 @@ _PRINTER_COLUMNS = (
     {"name": "Run", "type": "string", "jsonPath": ".status.runID", "priority": 1},
     {"name": "Artifact", "type": "string", "jsonPath": ".status.artifact.uri", "priority": 1},
 )
+
+
+_PROFILE_COLUMNS = (
+    {"name": "Default", "type": "boolean", "jsonPath": ".spec.default"},
+    {"name": "GPU", "type": "string", "jsonPath": ".spec.gpu.type"},
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {"name": "Image", "type": "string", "jsonPath": ".spec.trainerImage", "priority": 1},
+)
+_IDENTITY = {
+    "apiVersion": {"type": "string", "description": "Version of the schema of this object."},
+    "kind": {"type": "string", "description": "Kind of this object."},
+    "metadata": {"type": "object"},
+}
+# Fields of a job's spec that no profile gives.
+_EACH_JOBS_OWN = frozenset({"profileRef", "suspend", "managedBy"})
 
 
 def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
@@ -174,41 +191,76 @@ def _job_schema(spec: Schema) -> Schema:
         "required": ["spec"],
         **validations(*_JOB_RULES),
         "properties": {
-            "apiVersion": {"type": "string", "description": "Version of the schema of this object."},
-            "kind": {"type": "string", "description": "Kind of this object."},
-            "metadata": {"type": "object"},
+            **_IDENTITY,
             "spec": spec,
             "status": status,
         },
     }
 
 
+def _defaults_schema() -> Schema:
+    """What a profile may give a job: the job's spec without what each job says itself, and without rules, which are
+    held against the effective spec."""
+    spec = without(_written(effective_spec_schema()), "required", WRITTEN_RULES)
+    fields = {name: child for name, child in spec["properties"].items() if name not in _EACH_JOBS_OWN}
+    for group, name in (("model", "source"), ("model", "name"), ("dataset", "train")):
+        kept = {key: child for key, child in fields[group]["properties"].items() if key != name}
+        fields[group] = fields[group] | {"properties": kept}
+    return spec | {"properties": fields}
+
+
+def profile_schema() -> Schema:
+    """OpenAPI v3 schema of the whole FineTuneProfile."""
+    spec = without(_telling_defaults(schema_of(FineTuneProfileSpec)), "default")
+    described = {"description": spec["properties"]["defaults"]["description"]}
+    spec["properties"]["defaults"] = _defaults_schema() | described
+    return {
+        "type": "object",
+        "description": (FineTuneProfile.__doc__ or "").strip(),
+        "required": ["spec"],
+        "properties": {**_IDENTITY, "spec": spec},
+    }
+
+
+def profile_crd() -> dict[str, Any]:
+    """The CustomResourceDefinition of FineTuneProfile."""
+    names = {"kind": PROFILE_KIND, "plural": PROFILE_PLURAL, "shortNames": ["ftp"], "categories": ["finetune"]}
+    return _crd("Cluster", names, _PROFILE_COLUMNS, profile_schema(), {})
+
+
 def job_crd() -> dict[str, Any]:
     """The CustomResourceDefinition of FineTuneJob."""
+    names = {"kind": KIND, "plural": PLURAL, "shortNames": ["ftj"], "categories": ["all", "finetune"]}
+    return _crd("Namespaced", names, _PRINTER_COLUMNS, job_schema(), {"subresources": {"status": {}}})
+
+
+def _crd(
+    scope: str, names: dict[str, Any], columns: Sequence[dict[str, Any]], schema: Schema, rest: dict[str, Any]
+) -> dict[str, Any]:
+    kind = names["kind"]
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        **rest,
+        "additionalPrinterColumns": list(columns),
+        "schema": {"openAPIV3Schema": schema},
+    }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": f"{names['plural']}.{GROUP}"},
         "spec": {
             "group": GROUP,
-            "scope": "Namespaced",
+            "scope": scope,
             "names": {
-                "kind": KIND,
-                "listKind": f"{KIND}List",
-                "plural": PLURAL,
-                "singular": KIND.lower(),
-                "shortNames": ["ftj"],
-                "categories": ["all", "finetune"],
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": names["plural"],
+                "singular": kind.lower(),
+                "shortNames": names["shortNames"],
+                "categories": names["categories"],
             },
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    "subresources": {"status": {}},
-                    "additionalPrinterColumns": list(_PRINTER_COLUMNS),
-                    "schema": {"openAPIV3Schema": job_schema()},
-                }
-            ],
+            "versions": [version],
         },
     }

@@ -9,7 +9,14 @@ from finetune_api.plan import gradient_accumulation_steps
 from finetune_api.results import Prepared
 from finetune_api.serving import serving_notes
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.status import AttemptStatus, FineTuneJobStatus, PlanStatus, StageStatus
+from finetune_api.status import (
+    AttemptStatus,
+    EffectiveField,
+    FineTuneJobStatus,
+    PlanStatus,
+    ProfileSnapshot,
+    StageStatus,
+)
 
 _ORDER = tuple(Stage)
 
@@ -115,6 +122,28 @@ def announced(status: FineTuneJobStatus, change: str | None) -> FineTuneJobStatu
     return with_attempt(status, status.attempts[-1].model_copy(update={"change": change}))
 
 
+def first_plan(
+    spec: FineTuneJobSpec, profile: ProfileSnapshot | None, fields: tuple[EffectiveField, ...]
+) -> PlanStatus:
+    """What is decided before the inputs are looked at."""
+    return PlanStatus(
+        attempt=1,
+        world_size=spec.resources.world_size,
+        micro_batch_size=spec.deepspeed.micro_batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps(spec),
+        zero_stage=spec.deepspeed.zero_stage,
+        profile=profile,
+        fields=fields,
+    )
+
+
+def with_fields(status: FineTuneJobStatus, fields: tuple[EffectiveField, ...]) -> FineTuneJobStatus:
+    """The status with what each field of the spec comes to."""
+    if status.plan is None:
+        return status
+    return status.model_copy(update={"plan": status.plan.model_copy(update={"fields": fields})})
+
+
 def with_prepared(
     status: FineTuneJobStatus,
     spec: FineTuneJobSpec,
@@ -131,6 +160,8 @@ def with_prepared(
         gradient_accumulation_steps=gradient_accumulation_steps(spec),
         zero_stage=spec.deepspeed.zero_stage,
         avoided_nodes=status.plan.avoided_nodes if status.plan else (),
+        profile=status.plan.profile if status.plan else None,
+        fields=status.plan.fields if status.plan else None,
         total_steps=prepared.steps,
         model_digest=prepared.model_digest,
         model_revision=prepared.model_revision,

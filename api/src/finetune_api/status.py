@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from finetune_api.base import Document
 from finetune_api.outcomes import Failure, Stage
@@ -36,6 +36,10 @@ class Reason(StrEnum):
     SPEC_VALID = "SpecValid"
     SPEC_INVALID = "SpecInvalid"
     CHILD_REFUSED = "ChildRefused"
+    OUT_OF_BOUNDS = "OutOfBounds"
+    PROFILE_NOT_FOUND = "ProfileNotFound"
+    PROFILE_INVALID = "ProfileInvalid"
+    PROFILES_AMBIGUOUS = "ProfilesAmbiguous"
     PREPARING = "Preparing"
     PREPARED = "Prepared"
     PREPARE_FAILED = "PrepareFailed"
@@ -157,6 +161,38 @@ class AttemptStatus(Document):
     ]
 
 
+class Origin(StrEnum):
+    """Who gave the value of a field."""
+
+    MANIFEST = "Manifest"
+    PROFILE = "Profile"
+    DEFAULT = "Default"
+    PLANNED = "Planned"
+
+
+class EffectiveField(Document):
+    """The value of one field of the spec that counts."""
+
+    path: Annotated[str, Field(max_length=256, description="Field, such as spec.hyperparameters.learningRate.")]
+    value: Annotated[str, Field(max_length=512, description="Its value as text; a list or a map as JSON.")]
+    origin: Annotated[
+        Origin,
+        Field(description="Manifest, Profile, Default, or Planned: what the attempt does otherwise than all of them."),
+    ]
+
+
+class ProfileSnapshot(Document):
+    """The profile as it was when the job began; later changes of it are for later jobs."""
+
+    name: Annotated[str, Field(max_length=253, description="Name of the FineTuneProfile.")]
+    generation: Annotated[int, Field(ge=0, description="Its metadata.generation.")]
+    spec: Annotated[
+        dict[str, Any],
+        WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True}),
+        Field(description="Its spec."),
+    ]
+
+
 class PlanStatus(Document):
     """What was decided before training began. It is looked up anew before every attempt."""
 
@@ -201,6 +237,18 @@ class PlanStatus(Document):
     train: Annotated[SplitSummary | None, Field(default=None, description="Counts of the training split.")]
     validation: Annotated[SplitSummary | None, Field(default=None, description="Counts of the held-out split.")]
     data: Annotated[DataSummary | None, Field(default=None, description="What was found in the data.")]
+    profile: Annotated[
+        ProfileSnapshot | None, Field(default=None, description="The profile that the job runs under, if any.")
+    ]
+    fields: Annotated[
+        tuple[EffectiveField, ...] | None,
+        Field(
+            default=None,
+            max_length=512,
+            description="Every field of the spec with the value that counts, and who gave it.",
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["path"]},
+        ),
+    ]
     notes: Annotated[
         tuple[Annotated[str, Field(max_length=256)], ...] | None,
         Field(

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
 
+from finetune_api import effective
+from finetune_api.effective import Effective, given_by
 from finetune_api.job import FineTuneJob
 from finetune_api.plan import claims_of, gradient_accumulation_steps, store_uses
+from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.uris import job_named
 from finetune_cli.documents import Object, object_at
 from finetune_cli.local.planning import secret_names
-
-
-class Origin(StrEnum):
-    MANIFEST = "manifest"
-    DEFAULT = "default"
-
-
-@dataclass(frozen=True)
-class Effective:
-    """One field: its path, the value that counts, and who gave it."""
-
-    path: str
-    value: Any
-    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -67,57 +53,18 @@ class Forecast:
         }
 
 
-def effective_fields(given: Object, job: FineTuneJob) -> tuple[Effective, ...]:
+def effective_fields(
+    given: Object, job: FineTuneJob, profile: FineTuneProfileSpec | None = None
+) -> tuple[Effective, ...]:
     """Every field of the effective spec with its origin, in the order of the reference.
 
     Args:
         given: the manifest as it was written.
-        job: the same, valid and with the schema's defaults.
+        job: the same, valid and effective.
+        profile: what it runs under.
     """
-    written, order = object_at(given, "spec"), list(FineTuneJobSpec.model_fields.values())
-    effective = job.spec.to_wire()
-    for path, value in _implied(job.spec):
-        _set(effective, path, value)
-    names = [field.alias or "" for field in order]
-    ordered = {name: effective[name] for name in sorted(effective, key=names.index)}
-    return tuple(_walk(written, ordered, "spec"))
-
-
-def _implied(spec: FineTuneJobSpec) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Defaults that depend on other fields, which a schema cannot give."""
-    if spec.hyperparameters.epochs is None and spec.hyperparameters.max_steps is None:
-        yield ("hyperparameters", "epochs"), 1
-    if spec.resources.gpus_per_node == 0 and spec.resources.processes_per_node is None:
-        yield ("resources", "processesPerNode"), spec.resources.processes
-    # Whoever continues the adapter of another job takes its options from there.
-    if job_named(spec.model.source) is None:
-        for name, options in spec.method.tuning_options.items():
-            if getattr(spec.method, name) is None:
-                yield ("method", name), options.to_wire()
-    objective, options_of = spec.method.objective.value, spec.method.objective_options
-    if options_of is not None and getattr(spec.method, objective) is None:
-        yield ("method", objective), options_of.to_wire()
-    if spec.model.source.startswith("hf://") and spec.model.revision is None:
-        yield ("model", "revision"), "main"
-
-
-def _set(document: Object, path: tuple[str, ...], value: Any) -> None:
-    *parents, last = path
-    for name in parents:
-        document = document[name]
-    document[last] = value
-
-
-def _walk(given: Any, effective: Any, path: str) -> Iterator[Effective]:
-    if isinstance(effective, dict) and effective:
-        for name, value in effective.items():
-            yield from _walk(given.get(name) if isinstance(given, dict) else None, value, f"{path}.{name}")
-    elif isinstance(effective, list) and any(isinstance(item, dict) for item in effective):
-        for index, value in enumerate(effective):
-            item = given[index] if isinstance(given, list) and index < len(given) else None
-            yield from _walk(item, value, f"{path}[{index}]")
-    elif effective != {}:
-        yield Effective(path, effective, Origin.DEFAULT if given is None else Origin.MANIFEST)
+    written = object_at(given, "spec")
+    return effective.effective_fields(written, given_by(profile, written, job.metadata.namespace), job.spec)
 
 
 def forecast(job: FineTuneJob) -> Forecast:
@@ -142,6 +89,6 @@ def _stores(spec: FineTuneJobSpec) -> tuple[str, ...]:
 
 def plan_document(job: FineTuneJob, fields: tuple[Effective, ...]) -> Object:
     """The plan of a valid job as JSON."""
-    listed = [{"path": field.path, "value": field.value, "origin": field.origin.value} for field in fields]
+    listed = [{"path": field.path, "value": field.value, "origin": field.origin.value.lower()} for field in fields]
     named = {"name": job.metadata.name, "namespace": job.metadata.namespace}
     return {"valid": True, **named, **forecast(job).to_wire(), "fields": listed}

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.job import FineTuneJob
+from finetune_api.profile import PROFILE_KIND, FineTuneProfile
 from finetune_cli.errors import InvalidManifestError, UsageError
 from finetune_cli.manifests import load_documents, select_jobs
 from finetune_cli.output import note
-from finetune_cli.validation import read_job
+from finetune_cli.validation import read_job, read_profile
 
 
 def job_documents(file: str) -> tuple[dict[str, Any], ...]:
@@ -59,14 +60,44 @@ def in_namespace(manifest: dict[str, Any], namespace: str | None) -> dict[str, A
     return manifest | {"metadata": metadata | {"namespace": namespace}}
 
 
-def one_job(file: str, name: str | None, namespace: str | None) -> FineTuneJob:
+def profile_of(file: str | None, manifest: dict[str, Any]) -> FineTuneProfile | None:
+    """The profile of a file, for a job.
+
+    Raises:
+        UsageError: the file does not hold one profile, or the job names another one.
+        InvalidManifestError: the profile breaks the rules of its definition.
+    """
+    spec = manifest.get("spec")
+    named = ((spec.get("profileRef") if isinstance(spec, dict) else None) or {}).get("name")
+    if file is None:
+        if named:
+            note(
+                f"spec.profileRef names {named!r}, which needs --profile FILE here: its defaults and bounds are unknown"
+            )
+        return None
+    found = [
+        item for item in load_documents(_read(file)) if isinstance(item, dict) and item.get("kind") == PROFILE_KIND
+    ]
+    if len(found) != 1:
+        raise UsageError(f"--profile {file} has {len(found)} FineTuneProfiles; it must hold one")
+    profile = read_profile(found[0], file)
+    if named and named != profile.metadata.name:
+        raise UsageError(f"--profile {file} is {profile.metadata.name!r}; spec.profileRef names {named!r}")
+    if profile.spec.namespace_selector:
+        note(f"{file}: namespaceSelector is not looked at, since labels of namespaces need a cluster")
+    return profile
+
+
+def one_job(file: str, name: str | None, namespace: str | None, profile_file: str | None = None) -> FineTuneJob:
     """The one valid job of a file that is meant.
 
     Raises:
-        UsageError: as :func:`one_document`.
-        InvalidManifestError: it breaks the resource's rules.
+        UsageError: as :func:`one_document` and :func:`profile_of`.
+        InvalidManifestError: it breaks the resource's rules, or is out of the profile's bounds.
     """
-    return read_job(one_document(file, name, namespace), file)
+    manifest = one_document(file, name, namespace)
+    profile = profile_of(profile_file, manifest)
+    return read_job(manifest, file, profile.spec if profile else None)
 
 
 def name_in(manifest: dict[str, Any]) -> str:

@@ -57,6 +57,12 @@ Kubeconfig = Annotated[
     ),
 ]
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob.", autocompletion=complete_job)]
+ProfileFile = Annotated[
+    str | None, typer.Option("--profile", metavar="FILE", help="The FineTuneProfile that the job runs under.")
+]
+ManifestNamespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", metavar="NAME", help="Namespace, where the manifest names none.")
+]
 PlanOutput = Annotated[Output, typer.Option("--output", "-o", help="Form of the output: table, json or yaml.")]
 _RESULT = "Name of a FineTuneJob, s3:// folder of a run or a job, or a folder that was downloaded."
 ArtifactName = Annotated[str, typer.Argument(metavar="JOB|URI", help=_RESULT, autocompletion=complete_job)]

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from finetune_api.applicable import laid_under
 from finetune_api.base import DNS_LABEL_PATTERN
-from finetune_api.crd import effective_job_schema
+from finetune_api.bounds import out_of_bounds
+from finetune_api.crd import effective_job_schema, job_schema, profile_schema
+from finetune_api.effective import given_by
 from finetune_api.job import FineTuneJob
+from finetune_api.profile import PROFILE_KIND, FineTuneProfile, FineTuneProfileSpec
 from finetune_cli.cel import rule_errors
 from finetune_cli.errors import InvalidManifestError
 from finetune_cli.field_errors import FieldError, invalid, required
@@ -40,28 +44,64 @@ def _job_schema() -> Schema:
     return effective_job_schema()
 
 
-def validate(manifest: dict[str, Any]) -> Validated:
+def validate(manifest: dict[str, Any], profile: FineTuneProfileSpec | None = None) -> Validated:
     """Checks one FineTuneJob as ``kubectl create`` with strict validation and then the operator would, all errors at
-    once."""
+    once; under a profile, with its defaults and bounds."""
     schema = _job_schema()
     # Of a status that is sent along with a new object, the API server knows the fields' names and drops the values.
-    document = with_defaults({name: child for name, child in manifest.items() if name != "status"}, schema)
+    written = {name: child for name, child in manifest.items() if name != "status"}
+    document = with_defaults(_under(profile, written), schema)
     found = [
         *unknown_fields(manifest, schema),
         *_metadata_errors(document.get("metadata")),
         *schema_errors(document, schema),
     ]
     blocked = [error.path for error in found if error.blocking]
-    return Validated(document, (*found, *rule_errors(document, schema, blocked)))
+    found += rule_errors(document, schema, blocked)
+    return Validated(document, (*found, *(() if blocked else _bound_errors(document, profile))))
 
 
-def read_job(manifest: dict[str, Any], origin: str) -> FineTuneJob:
+def _under(profile: FineTuneProfileSpec | None, manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with what a profile gives it; as it is where it cannot be read."""
+    if profile is None or any(error.blocking for error in schema_errors(manifest, job_schema())):
+        return manifest
+    spec = manifest["spec"]
+    given = given_by(profile, spec, (manifest.get("metadata") or {}).get("namespace", "default"))
+    return manifest | {"spec": laid_under(given, spec)}
+
+
+def _bound_errors(document: dict[str, Any], profile: FineTuneProfileSpec | None) -> list[FieldError]:
+    if profile is None:
+        return []
+    job = FineTuneJob.from_manifest(document)
+    found = out_of_bounds(job.spec, profile, job.metadata.namespace)
+    return [FieldError(item.field, str(item)) for item in found]
+
+
+def read_profile(manifest: dict[str, Any], origin: str) -> FineTuneProfile:
+    """The profile of a manifest.
+
+    Raises:
+        InvalidManifestError: it breaks the rules of its definition; ``origin`` says where it came from.
+    """
+    schema = profile_schema()
+    found = [
+        *unknown_fields(manifest, schema),
+        *_metadata_errors(manifest.get("metadata")),
+        *schema_errors(manifest, schema),
+    ]
+    if found:
+        raise InvalidManifestError(f"{origin}: {PROFILE_KIND} is invalid:", found)
+    return FineTuneProfile.model_validate(manifest)
+
+
+def read_job(manifest: dict[str, Any], origin: str, profile: FineTuneProfileSpec | None = None) -> FineTuneJob:
     """The job of a manifest that passes :func:`validate`.
 
     Raises:
         InvalidManifestError: it does not; ``origin`` says where it came from.
     """
-    validated = validate(manifest)
+    validated = validate(manifest, profile)
     if validated.errors:
         raise InvalidManifestError(f"{origin}: {job_title(manifest)} is invalid:", validated.errors)
     return FineTuneJob.from_manifest(validated.manifest)

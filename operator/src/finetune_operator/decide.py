@@ -10,13 +10,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api import progression
-from finetune_api.conditions import Phase, conditions, is_true
-from finetune_api.effective import broken_rules
+from finetune_api.bounds import too_many_steps
+from finetune_api.conditions import Phase
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, FailureClass, Stage, deadline_exceeded
+from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.reports import ProgressReport
 from finetune_api.results import Artifact, EvaluationResult, Prepared
-from finetune_api.status import AttemptStatus, ConditionType, FineTuneJobStatus, Reason, State
+from finetune_api.status import AttemptStatus, FineTuneJobStatus, ProfileSnapshot, Reason, State
 from finetune_api.uris import job_named
 from finetune_operator.accounting import with_usage
 from finetune_operator.accounts import refusal
@@ -31,12 +32,13 @@ from finetune_operator.attempts import (
     next_start,
     with_adjustment,
 )
-from finetune_operator.failures import Cause, cause_of_attempt, cause_so_far, problems_of
+from finetune_operator.failures import Cause, all_of, cause_of_attempt, cause_so_far, problems_of
 from finetune_operator.failures import failure as failure_of
 from finetune_operator.lost_pods import abandoned, is_lost
 from finetune_operator.objects import PREPARE_RESOURCES, prepare_objects, training_objects, training_resources
 from finetune_operator.observation import ChildJob, Observation, Pod
 from finetune_operator.policy import Policy
+from finetune_operator.profiles import Stall, adopted, fields_of, governed, platform_under
 from finetune_operator.queueing import (
     LOOK_AGAIN,
     held_back,
@@ -48,11 +50,14 @@ from finetune_operator.queueing import (
 )
 from finetune_operator.quotas import demand_of, shortage
 from finetune_operator.run_policy import children_left, deadline_left
+from finetune_operator.standing import is_final, known_status, status_in
 from finetune_operator.upstreams import Wait, resolve
 from finetune_operator.waiting import CONFIG_ERROR, blocked, waiting_for
 
 Object = dict[str, Any]
 
+# How soon to look again for a profile that is missing or has to be mended.
+_PROFILE_WAIT = timedelta(seconds=3)
 _STATE_OF_STAGE = {
     Stage.PREPARE: State.STARTING,
     Stage.TRAIN: State.TRAINING,
@@ -85,6 +90,7 @@ class _Turn:
     seen: Observation
     policy: Policy
     status: FineTuneJobStatus
+    profile: FineTuneProfileSpec | None = None
 
     @property
     def number(self) -> int:
@@ -120,16 +126,7 @@ class _Turn:
 
     def settle(self, phase: Phase, **rest: Any) -> Decision:
         """The decision that leaves the job in a phase."""
-        generation = self.job.metadata.generation
-        status = self.status.model_copy(
-            update={
-                "conditions": conditions(phase, self.status.conditions, generation, self.now),
-                "observed_generation": generation,
-                "state": phase.state,
-                "start_time": self.status.start_time or self.now,
-            }
-        )
-        return Decision(status=status, **({"delete_jobs": self.strays} | rest))
+        return Decision(status=status_in(self.seen, self.status, phase), **({"delete_jobs": self.strays} | rest))
 
 
 def decide(seen: Observation, policy: Policy) -> Decision:
@@ -139,17 +136,20 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     status = known_status(seen.manifest)
     final = is_final(status)
     try:
-        job = FineTuneJob.from_manifest({**seen.manifest, "status": {}})
+        found = governed(seen, status)
     except ValidationError as error:
         return _unchanged(seen, status) if final else _invalid(seen, status, problems_of(error))
-    turn = _Turn(job, seen, policy, status)
+    if isinstance(found, Stall):
+        return _stalled(seen, status, found)
+    platform = platform_under(policy.platform, found.profile, found.job)
+    turn = _Turn(found.job, seen, replace(policy, platform=platform), status, found.profile)
     if final:
         return _finished(turn)
-    # A run that has begun goes on: rules of a newer operator are for newer jobs.
-    broken = broken_rules(job.spec) if status.run_id is None else ()
-    if broken:
-        return _invalid(seen, status, broken)
-    if job.spec.suspend:
+    if found.refusals:
+        return _invalid(seen, status, found.refusals, found.reason)
+    if found.snapshot and not found.begun:
+        return _adopt(turn.told(adopted(seen.manifest, found, status)), found.snapshot)
+    if found.job.spec.suspend:
         return _suspend(turn)
     if progression.open_attempt(status):
         return _follow(turn)
@@ -159,30 +159,10 @@ def decide(seen: Observation, policy: Policy) -> Decision:
 def refused(seen: Observation, problem: str) -> FineTuneJobStatus:
     """The status of a job one of whose children the API server refused to create. It is tried again."""
     status = known_status(seen.manifest)
-    generation = seen.manifest["metadata"].get("generation", 0)
     prepared = progression.prepared_from(status, progression.attempt_number(status)) is not None
     state = State.STARTING if prepared else State.PREPARING
     phase = Phase(state, Reason.CHILD_REFUSED, f"{problem}. It is tried again", prepared=prepared)
-    changes = {
-        "conditions": conditions(phase, status.conditions, generation, seen.now),
-        "observed_generation": generation,
-        "state": state,
-        "start_time": status.start_time or seen.now,
-    }
-    return status.model_copy(update=changes)
-
-
-def known_status(manifest: Object) -> FineTuneJobStatus:
-    """The status as last written. One that cannot be read is as good as none: storage and children know the rest."""
-    try:
-        return FineTuneJobStatus.model_validate(manifest.get("status") or {})
-    except ValidationError:
-        return FineTuneJobStatus()
-
-
-def is_final(status: FineTuneJobStatus) -> bool:
-    """Whether a job is Complete or Failed, which it stays."""
-    return is_true(status.conditions, ConditionType.COMPLETE) or is_true(status.conditions, ConditionType.FAILED)
+    return status_in(seen, status, phase)
 
 
 def _unchanged(seen: Observation, status: FineTuneJobStatus) -> Decision:
@@ -205,20 +185,26 @@ def _finished(turn: _Turn) -> Decision:
     return replace(decision, delete_children=names)
 
 
-def _invalid(seen: Observation, status: FineTuneJobStatus, problems: Sequence[str]) -> Decision:
-    """A spec that cannot be built. The job fails, and says everything that is wrong at once."""
-    failure = failure_of(FailureClass.USER_ERROR, "; ".join(problems))
-    generation = seen.manifest["metadata"].get("generation", 0)
-    phase = Phase(State.FAILED, Reason.SPEC_INVALID, failure.words)
-    changes = {
-        "conditions": conditions(phase, status.conditions, generation, seen.now),
-        "observed_generation": generation,
-        "state": State.FAILED,
-        "failure": failure,
-        "start_time": status.start_time or seen.now,
-        "completion_time": seen.now,
-    }
-    return Decision(status.model_copy(update=changes), delete_jobs=seen.unfinished)
+def _invalid(
+    seen: Observation, status: FineTuneJobStatus, problems: Sequence[str], reason: Reason = Reason.SPEC_INVALID
+) -> Decision:
+    """A spec that cannot be built, or may not. The job fails, and says everything that is wrong at once."""
+    failure = failure_of(FailureClass.USER_ERROR, all_of(problems))
+    phase = Phase(State.FAILED, reason, failure.words)
+    changed = status_in(seen, status, phase, failure=failure, completion_time=seen.now)
+    return Decision(changed, delete_jobs=seen.unfinished)
+
+
+def _stalled(seen: Observation, status: FineTuneJobStatus, stall: Stall) -> Decision:
+    """Nothing can be decided before somebody has mended a profile, which is looked at again and again."""
+    phase = Phase(State.PENDING, stall.reason, stall.message)
+    return Decision(status_in(seen, status, phase), requeue_after=_PROFILE_WAIT)
+
+
+def _adopt(turn: _Turn, snapshot: ProfileSnapshot) -> Decision:
+    """Writes down the profile before anything is built on it: a crash or a change of it cannot mix two of them."""
+    phase = Phase(State.PREPARING, Reason.PREPARING, f"running under the FineTuneProfile {snapshot.name!r}")
+    return turn.settle(phase, requeue_after=timedelta(0))
 
 
 def _fail(turn: _Turn, reason: Reason, failure: Failure) -> Decision:
@@ -348,7 +334,12 @@ def _resolved(turn: _Turn, job: ChildJob, prepared: Prepared) -> Decision:
         return _fail(turn, Reason.PREPARE_FAILED, failure)
     spec = adjusted(turn.job.spec, adjustment_of(turn.job.spec, turn.status.plan))
     status = progression.with_prepared(turn.status, spec, prepared, turn.number, job.created, job.finished or turn.now)
-    turn = turn.told(status)
+    trained = turn.job.model_copy(update={"spec": spec})
+    fields = fields_of(turn.seen.manifest, turn.job, trained, turn.profile)
+    turn = turn.told(progression.with_fields(status, fields))
+    longer = too_many_steps(turn.profile, prepared.steps) if turn.profile and not prepared.adopted else None
+    if longer:
+        return _fail(turn, Reason.OUT_OF_BOUNDS, failure_of(FailureClass.USER_ERROR, str(longer)))
     if prepared.adopted:
         return _complete(turn, Reason.ADOPTED, prepared.adopted, prepared.adopted_evaluation)
     return _start(turn, prepared)

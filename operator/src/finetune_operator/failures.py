@@ -11,6 +11,8 @@ from finetune_api.outcomes import CLASS_OF_EXIT_CODE, ExitCode, Failure, Failure
 from finetune_api.status import AttemptStatus
 from finetune_operator.observation import ChildJob, Pod
 
+_LONGEST_MESSAGE = 2048
+
 REMEDIES = {
     FailureClass.USER_ERROR: "Correct the manifest and create the FineTuneJob again.",
     FailureClass.DATA_ERROR: "Correct the data and create the FineTuneJob again.",
@@ -187,3 +189,9 @@ def problems_of(error: ValidationError) -> list[str]:
         f"{'.'.join(map(str, item['loc']))}: {'Required value' if item['type'] == 'missing' else item['msg']}"
         for item in error.errors()
     ]
+
+
+def all_of(problems: Sequence[str]) -> str:
+    """Everything that is wrong, one line each where there is more than one, within what a status may hold."""
+    text = problems[0] if len(problems) == 1 else "\n".join(f"- {problem}" for problem in problems)
+    return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 1] + "…"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.effective import remembered_resources
 from finetune_operator.queueing import left_to_others
 
 Object = dict[str, Any]
@@ -42,7 +43,7 @@ class JobFacts:
 def facts_of(job: Object) -> JobFacts:
     """The facts of one job, of the dictionary that the API server sends."""
     status = job.get("status") or {}
-    resources = job["spec"].get("resources") or {}
+    resources = remembered_resources(job)
     state = str(status.get("state") or "Pending")
     conditions = {item["type"]: item["status"] for item in status.get("conditions") or ()}
     failure = (status.get("failure") or {}).get("class", "Internal")

@@ -217,7 +217,7 @@ class Kube:
             self._observer(method, resource_of(path), status, time.monotonic() - started)
         return dict(result or {})
 
-    async def get(self, api_version: str, plural: str, namespace: str, name: str) -> Object:
+    async def get(self, api_version: str, plural: str, namespace: str | None, name: str) -> Object:
         return await self._call("GET", f"{collection_path(api_version, plural, namespace)}/{name}")
 
     async def list(self, api_version: str, plural: str, namespace: str | None, selector: str = "") -> list[Object]:

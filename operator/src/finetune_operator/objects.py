@@ -29,6 +29,7 @@ from finetune_api.upstream import Upstream, resolved_spec
 from finetune_operator.attempts import Adjustment, adjusted, adjustment_of, reasons
 from finetune_operator.naming import ATTEMPT_LABEL, JOB_UID_LABEL, STAGE_LABEL, labels, rendezvous_port, stage_name
 from finetune_operator.network import JobNetwork, ProgressPeer, policy_spec
+from finetune_operator.placement import ANYWHERE, Placement, placed
 from finetune_operator.queueing import with_queue
 
 Object = dict[str, Any]
@@ -60,12 +61,14 @@ class Platform:
         progress_url: how pods reach the progress server.
         certificate_authority: PEM of the CA that signed its certificate.
         network: what pods may reach, and the progress server as NetworkPolicies see it; None for no policies.
+        placement: on which nodes training pods may run.
     """
 
     trainer_image: str
     progress_url: str
     certificate_authority: str
     network: tuple[JobNetwork, ProgressPeer] | None = None
+    placement: Placement = ANYWHERE
 
 
 def _metadata(job: FineTuneJob, stage: Stage, attempt: int) -> Object:
@@ -295,13 +298,6 @@ def training_resources(asked: ResourcesSpec) -> Object:
     }
 
 
-def _avoiding(nodes: Sequence[str]) -> Object:
-    """A node affinity that places no pod on some nodes. Node names, since only these are known of them."""
-    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
-    required = {"nodeSelectorTerms": [{"matchFields": fields}]}
-    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-
-
 def training_job(
     job: FineTuneJob,
     platform: Platform,
@@ -313,10 +309,7 @@ def training_job(
     template = _pod_template(job, platform, Stage.TRAIN, attempt, training_resources(job.spec.resources), upstream)
     template["spec"]["terminationGracePeriodSeconds"] = job.spec.checkpoint.grace_period_seconds
     template["spec"]["subdomain"] = stage_name(job.metadata.name, Stage.TRAIN, attempt)
-    if job.spec.resources.node_selector:
-        template["spec"]["nodeSelector"] = dict(job.spec.resources.node_selector)
-    if avoided:
-        template["spec"]["affinity"] = _avoiding(avoided)
+    template["spec"] |= placed(platform.placement, job.spec.resources.node_selector, avoided)
     manifest = {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -88,6 +88,7 @@ class Observation:
     ``needed`` is the job that its model comes from, the one that this needs in turn, and so on, as far as they exist;
     ``account`` the ServiceAccount that it names, if that exists; ``workload`` what Kueue says of the Job
     that waits in its queue; ``quotas`` the ResourceQuotas of the namespace, where they may be in the way.
+    ``profiles`` are those that it may run under while that is not decided: the one that it names, or every default.
     """
 
     manifest: Object
@@ -99,6 +100,8 @@ class Observation:
     account: Object | None = None
     workload: Workload | None = None
     quotas: tuple[Object, ...] = ()
+    profiles: tuple[Object, ...] = ()
+    namespace_labels: Mapping[str, str] = field(default_factory=dict)
 
     def job_of(self, stage: Stage, attempt: int) -> ChildJob | None:
         return next((job for job in self.jobs if (job.stage, job.attempt) == (stage, attempt)), None)
@@ -257,6 +260,8 @@ def observe(
     needed: Iterable[Object] = (),
     workload: Workload | None = None,
     quotas: Iterable[Object] = (),
+    profiles: Iterable[Object] = (),
+    namespace_labels: Mapping[str, str] | None = None,
 ) -> Observation:
     """Puts together what was read of one job."""
     return Observation(
@@ -268,4 +273,6 @@ def observe(
         needed=tuple(needed),
         workload=workload,
         quotas=tuple(quotas),
+        profiles=tuple(profiles),
+        namespace_labels=namespace_labels or {},
     )

@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from finetune_api.base import quantity_value
+from finetune_api.effective import remembered_resources
 from finetune_api.outcomes import Stage
 from finetune_operator.observation import Observation
 
@@ -37,7 +38,7 @@ def worth_reading(seen: Observation) -> bool:
     """Whether pods are missing that a quota may have refused, or that are about to be made."""
     status = seen.manifest.get("status") or {}
     prepared = "plan" in status or any(job.stage is Stage.PREPARE and job.finished for job in seen.jobs)
-    gang = (seen.manifest["spec"].get("resources") or {}).get("nodes", 1) if prepared else 1
+    gang = remembered_resources(seen.manifest).get("nodes", 1) if prepared else 1
     return "completionTime" not in status and sum(1 for pod in seen.pods if not pod.ended) < gang
 
 

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_api import API_VERSION, KIND, PLURAL
+from finetune_api.profile import PROFILE_PLURAL
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.decide import Decision, decide, is_final, known_status, refused
+from finetune_operator.decide import Decision, decide, refused
 from finetune_operator.dependents import Dependents
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
 from finetune_operator.events import damage_event, damages, event, transitions
@@ -19,8 +20,10 @@ from finetune_operator.kube import Kube
 from finetune_operator.naming import FIELD_MANAGER, JOB_LABEL, JOB_UID_LABEL, QUEUED_JOB_LABEL
 from finetune_operator.observation import ChildJob, Observation, observe
 from finetune_operator.policy import Policy
+from finetune_operator.profiles import account_named, has_begun, named_profile
 from finetune_operator.progress import Reports
 from finetune_operator.quotas import worth_reading
+from finetune_operator.standing import is_final, known_status
 from finetune_operator.upstreams import MAX_CHAIN, next_needed
 from finetune_operator.workloads import API_VERSIONS, Workload, newest_workload
 
@@ -113,14 +116,35 @@ class Reconciler:
         jobs = await self._kube.list("batch/v1", "jobs", key.namespace, selector)
         pods = await self._kube.list("v1", "pods", key.namespace, selector)
         report = self._reports.newest(key.namespace, key.name)
-        seen = observe(manifest, jobs, pods, report, self._clock(), await self._needed(key, manifest))
+        needed, (profiles, labels) = await self._needed(key, manifest), await self._profiles(key, manifest)
+        seen = observe(manifest, jobs, pods, report, self._clock(), needed, profiles=profiles, namespace_labels=labels)
         workload = await self._workload(key, seen.queued)
         quotas, account = await self._quotas(key, seen), await self._account(key, manifest)
         return replace(seen, account=account, workload=workload, quotas=quotas)
 
+    async def _profiles(self, key: Key, manifest: Object) -> tuple[list[Object], dict[str, str]]:
+        """While it is not decided: the profile that a job names, or every default one; and the labels of its namespace
+        where one of them asks for some."""
+        status = known_status(manifest)
+        if has_begun(status) or is_final(status):
+            return [], {}
+        name = named_profile(manifest)
+        try:
+            if name:
+                found = [await self._kube.get(API_VERSION, PROFILE_PLURAL, None, name)]
+            else:
+                listed = await self._kube.list(API_VERSION, PROFILE_PLURAL, None)
+                found = [profile for profile in listed if (profile.get("spec") or {}).get("default")]
+        except NotFound:
+            return [], {}
+        if not any((profile.get("spec") or {}).get("namespaceSelector") for profile in found):
+            return found, {}
+        namespace = await self._kube.get("v1", "namespaces", None, key.namespace)
+        return found, namespace["metadata"].get("labels") or {}
+
     async def _account(self, key: Key, manifest: Object) -> Object | None:
         """The ServiceAccount that an unfinished job names; None where there is none."""
-        name = (manifest["spec"].get("output") or {}).get("serviceAccountName")
+        name = account_named(manifest)
         if name is None or is_final(known_status(manifest)):
             return None
         try:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.conditions import is_true
+from finetune_api.effective import remembered_job
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, FailureClass
 from finetune_api.references import upstream_of
@@ -71,7 +72,7 @@ def _status(manifest: Object) -> FineTuneJobStatus:
 def _finished(job: FineTuneJob, manifest: Object) -> Upstream | Wait | Failure:
     name = manifest["metadata"]["name"]
     try:
-        upstream = upstream_of(FineTuneJob.from_manifest(manifest), job.spec.model)
+        upstream = upstream_of(remembered_job(manifest), job.spec.model)
     except ValidationError:
         return Wait(Reason.JOB_FAILED, f"the FineTuneJob {name!r} is of a schema no longer read; create it anew")
     if upstream is None:

@@ -12,8 +12,17 @@ import pytest
 import yaml
 from pydantic import Field
 
-from finetune_api.base import EFFECTIVE_RULES, Document, Quantity, validations
-from finetune_api.crd import Schema, default_text, effective_spec_schema, job_crd, job_schema, schema_of
+from finetune_api.base import EFFECTIVE_RULES, WRITTEN_RULES, Document, Quantity, validations
+from finetune_api.crd import (
+    Schema,
+    default_text,
+    effective_spec_schema,
+    job_crd,
+    job_schema,
+    profile_crd,
+    profile_schema,
+    schema_of,
+)
 from finetune_api.spec import FineTuneJobSpec
 from support.clusters import PROJECT
 
@@ -31,7 +40,13 @@ def _walk(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
 
 
 NODES = list(_walk(job_schema()))
-OURS = [(path, node) for path, node in NODES if path not in _FOREIGN]
+PROFILE_NODES = [(f"/profile{path}", node) for path, node in _walk(profile_schema())]
+_AS_IT_IS = "x-kubernetes-preserve-unknown-fields"
+OURS = [
+    (path, node)
+    for path, node in (*NODES, *PROFILE_NODES)
+    if path.removeprefix("/profile") not in _FOREIGN and _AS_IT_IS not in node
+]
 
 
 def _breaking(condition: Any) -> list[str]:
@@ -169,6 +184,9 @@ def test_printer_columns_show_fields_that_exist(column: dict[str, Any]) -> None:
     assert column["jsonPath"].replace(".", "/") in {path for path, _ in NODES} | {"/metadata/creationTimestamp"}
 
 
+RULES = (WRITTEN_RULES, EFFECTIVE_RULES)
+
+
 class _Inner(Document):
     """Inner."""
 
@@ -229,3 +247,18 @@ def test_committed_file_reads_back_as_what_was_generated() -> None:
     """Whichever YAML parser reads it: 2e-4 must not become a number."""
     committed = yaml.safe_load((PROJECT / "crds" / "finetune.dev_finetunejobs.yaml").read_text())
     assert committed == job_crd()
+    profiles = yaml.safe_load((PROJECT / "crds" / "finetune.dev_finetuneprofiles.yaml").read_text())
+    assert profiles == profile_crd()
+
+
+def test_a_profile_gives_every_field_that_a_job_may_leave_out() -> None:
+    """And none of what each job says itself."""
+    spec = dict(_walk(job_schema()["properties"]["spec"]))
+    own = {"/profileRef", "/profileRef/name", "/suspend", "/managedBy", "/model/source", "/model/name"}
+    left_out = {path for path in spec if path not in own and not path.startswith("/dataset/train")}
+    assert {path for path, _ in _walk(profile_schema()["properties"]["spec"]["properties"]["defaults"])} == left_out
+
+
+def test_defaults_of_a_profile_are_no_whole_spec() -> None:
+    nodes = [node for path, node in PROFILE_NODES if path.startswith("/profile/spec/defaults")]
+    assert [node for node in nodes if {"required", "default", *RULES} & set(node)] == []

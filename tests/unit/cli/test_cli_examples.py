@@ -9,7 +9,7 @@ import pytest
 
 from finetune_api.plan import total_steps
 from finetune_cli.manifests import load_documents, select_jobs
-from finetune_cli.validation import read_job
+from finetune_cli.validation import read_job, read_profile
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 MANIFESTS = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("gitops/team/team-*.yaml")])
@@ -37,6 +37,19 @@ def test_the_demos_job_is_two_pods_with_zero_2_on_cpus() -> None:
     assert (spec.resources.nodes, spec.resources.world_size, spec.resources.gpus_per_node) == (2, 2, 0)
     assert (spec.deepspeed.zero_stage, spec.method.tuning) == (2, "lora")
     assert 60 <= total_steps(spec, rows=156) <= 160
+
+
+def test_the_job_of_the_profile_is_whole_under_it_and_within_its_bounds() -> None:
+    folder = EXAMPLES / "profiles"
+    [document] = load_documents((folder / "profile.yaml").read_text())
+    profile = read_profile(document, "profile.yaml")
+    [manifest] = select_jobs(load_documents((folder / "team-job.yaml").read_text())).jobs
+    manifest["metadata"]["namespace"] = "team-a"
+
+    job = read_job(manifest, "team-job.yaml", profile.spec)
+
+    assert job.spec.output.destination == "s3://finetune/artifacts/team-a"
+    assert (job.spec.resources.cpu, job.spec.active_deadline_seconds) == ("2", 3600)
 
 
 def rows() -> list[list[dict[str, str]]]:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from finetune_api.effective import Effective
 from finetune_api.job import FineTuneJob
-from finetune_cli.effective import Effective, Origin, effective_fields, forecast
+from finetune_api.status import Origin
+from finetune_cli.effective import effective_fields, forecast
 from finetune_cli.render.plans import plan_page
 from finetune_cli.validation import read_job, validate
 from support.command_line import CommandLine
@@ -147,3 +149,57 @@ def test_a_form_that_is_not_served_is_refused(cli: CommandLine, tmp_path: Path) 
     ended = cli("plan", "-o", "wide", written(tmp_path, MANIFEST))
 
     assert (ended.code, ended.err) == (2, "error: --output wide: a plan is shown as table, json or yaml\n")
+
+
+PROFILE = {
+    "apiVersion": "finetune.dev/v1alpha1",
+    "kind": "FineTuneProfile",
+    "metadata": {"name": "small"},
+    "spec": {
+        "defaults": {"output": {"destination": "s3://out/{namespace}"}, "hyperparameters": {"seed": 7}},
+        "bounds": {"limits": {"rank": {"max": 8}, "nodes": {"max": 1}}},
+    },
+}
+
+
+def profile_file(tmp_path: Path, **changes: Any) -> str:
+    file = tmp_path / "profile.yaml"
+    file.write_text(json.dumps(PROFILE | changes))
+    return str(file)
+
+
+def test_a_plan_under_a_profile_has_its_values(cli: CommandLine, tmp_path: Path) -> None:
+    manifest = edited({"spec/output": REMOVED, "spec/method/lora/rank": 8})
+    arguments = ("-n", "team-a", "--profile", profile_file(tmp_path), "-o", "json")
+    document = json.loads(cli("plan", written(tmp_path, manifest), *arguments).out)
+
+    fields = {item["path"]: (item["value"], item["origin"]) for item in document["fields"]}
+    assert fields["spec.output.destination"] == ("s3://out/team-a", "profile")
+    assert fields["spec.hyperparameters.seed"] == (7, "profile")
+    assert fields["spec.method.lora.rank"] == (8, "manifest")
+    assert "Profile    small" in cli("plan", written(tmp_path, manifest), *arguments[:4]).out
+
+
+def test_a_plan_names_every_bound_that_is_broken(cli: CommandLine, tmp_path: Path) -> None:
+    file = written(tmp_path, edited({"spec/resources": {"nodes": 2}}))
+    ended = cli("plan", file, "--profile", profile_file(tmp_path))
+
+    assert ended.code == 10
+    assert "* spec.method.lora.rank: 16: the profile allows at most 8; lower it" in ended.err
+    assert "* spec.resources.nodes: 2: the profile allows at most 1; lower it" in ended.err
+
+
+def test_a_bad_profile_is_told_of(cli: CommandLine, tmp_path: Path) -> None:
+    ended = cli("plan", written(tmp_path, edited({})), "--profile", profile_file(tmp_path, spec={"bound": {}}))
+
+    assert (ended.code, ended.out) == (10, "")
+    assert 'unknown field "spec.bound"' in ended.err
+
+
+def test_a_job_that_names_another_profile_is_not_planned_under_this_one(cli: CommandLine, tmp_path: Path) -> None:
+    manifest = edited({"spec/profileRef": {"name": "big"}})
+
+    assert "spec.profileRef names 'big'" in cli("plan", written(tmp_path, manifest)).err
+    ended = cli("plan", written(tmp_path, manifest), "--profile", profile_file(tmp_path))
+    assert "is 'small'; spec.profileRef names 'big'" in ended.err
+    assert ended.code != 0

@@ -14,7 +14,7 @@ from finetune_api.spec.dataset import (
 )
 from finetune_api.spec.evaluation import DivergenceSpec, EarlyStoppingSpec, EvaluationSpec, Publish
 from finetune_api.spec.hyperparameters import HyperparametersSpec, Optimizer, Precision, Schedule
-from finetune_api.spec.job import MAX_NAME_LENGTH, OPERATOR, ArtifactForm, FineTuneJobSpec, OutputSpec
+from finetune_api.spec.job import MAX_NAME_LENGTH, OPERATOR, ArtifactForm, FineTuneJobSpec, OutputSpec, ProfileReference
 from finetune_api.spec.method import MethodSpec
 from finetune_api.spec.model import ModelSpec
 from finetune_api.spec.objectives import (
@@ -60,6 +60,7 @@ __all__ = [
     "OutputSpec",
     "PartialOptions",
     "Precision",
+    "ProfileReference",
     "Publish",
     "QuantizationOptions",
     "Reference",

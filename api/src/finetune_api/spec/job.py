@@ -135,11 +135,26 @@ def _immutable(field: str) -> dict[str, object]:
 
 
 # Groups that a profile, or the defaults, can give whole. The rule of such a group says nothing when it comes or goes.
-_MAY_BE_LEFT_OUT = ("method", "hyperparameters", "resources", "deepspeed", "evaluation", "checkpoint", "output")
+_MAY_BE_LEFT_OUT = (
+    "profileRef",
+    "method",
+    "hyperparameters",
+    "resources",
+    "deepspeed",
+    "evaluation",
+    "checkpoint",
+    "output",
+)
 
 
 def _stays(field: str) -> tuple[str, str]:
     return f"has(self.{field}) == has(oldSelf.{field})", _is_immutable(field)
+
+
+class ProfileReference(Document):
+    """A FineTuneProfile, which has no namespace."""
+
+    name: Annotated[ResourceName, Field(description="Name of the FineTuneProfile.")]
 
 
 class FineTuneJobSpec(Document):
@@ -230,6 +245,15 @@ class FineTuneJobSpec(Document):
         )
     }
 
+    profile_ref: Annotated[
+        ProfileReference | None,
+        Field(
+            default=None,
+            description="The platform team's FineTuneProfile to run under. Default: the default profile of the "
+            "namespace, if there is one.",
+            json_schema_extra=_immutable("profileRef"),
+        ),
+    ]
     model: Annotated[ModelSpec, Field(description="The base model.", json_schema_extra=_immutable("model"))]
     dataset: Annotated[
         DatasetSpec, Field(description="Training and held-out data.", json_schema_extra=_immutable("dataset"))

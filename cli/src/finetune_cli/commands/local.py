@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from finetune_cli.errors import UsageError
-from finetune_cli.options import Manifest
+from finetune_cli.options import Manifest, ManifestNamespace, ProfileFile
 
 
 def run_command(
@@ -23,9 +23,8 @@ def run_command(
         typer.Option(metavar="CLAIM=FOLDER", help="Folder in place of a PersistentVolumeClaim. Repeatable."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Which job, when the file has several.")] = None,
-    namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="Namespace, where the manifest names none.")
-    ] = None,
+    namespace: ManifestNamespace = None,
+    profile: ProfileFile = None,
     workdir: Annotated[
         Path | None,
         typer.Option(
@@ -58,6 +57,6 @@ def run_command(
 
     if not local:
         raise UsageError("only --local runs are served; to run on a cluster use finetune submit FILE")
-    job = one_job(file, name, namespace)
+    job = one_job(file, name, namespace, profile)
     places = places_of(job, store, pvc or [], upstream)
     raise typer.Exit(run_locally(job, places, workdir, status_file, cpu_in_place_of_gpus))

@@ -7,19 +7,22 @@ from collections.abc import Sequence
 from rich.console import Group
 from rich.text import Text
 
+from finetune_api.effective import Effective
 from finetune_api.job import FineTuneJob
+from finetune_api.status import Origin
 from finetune_cli.documents import scalar_text
-from finetune_cli.effective import Effective, Forecast, Origin, forecast
+from finetune_cli.effective import Forecast, forecast
 from finetune_cli.render.describe import facts, section
 from finetune_cli.render.joblist import plain_table
 
 
-def plan_page(job: FineTuneJob, fields: Sequence[Effective]) -> Group:
-    """What a valid job will do, and from which values."""
+def plan_page(job: FineTuneJob, fields: Sequence[Effective], profile: str = "") -> Group:
+    """What a valid job will do, and from which values; ``profile`` names what it runs under."""
     head = facts(
         (
             ("Name", Text(job.metadata.name, style="bold")),
             ("Namespace", job.metadata.namespace),
+            ("Profile", profile),
             ("Valid", Text("yes, by the rules of the FineTuneJob's definition", style="green")),
         )
     )
@@ -69,5 +72,5 @@ def _fields(fields: Sequence[Effective]) -> Group:
         table.add_column(title, no_wrap=title != "VALUE", overflow="fold")
     for field in fields:
         style = "" if field.origin is Origin.MANIFEST else "dim"
-        table.add_row(field.path, scalar_text(field.value) or "[]", field.origin.value, style=style)
+        table.add_row(field.path, scalar_text(field.value) or "[]", field.origin.value.lower(), style=style)
     return Group(table)
