@@ -1,4 +1,4 @@
-"""One browser for all pages of a worker."""
+"""One browser for the pages of a module: while it lives, no other event loop can run in the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 from support.browser import launched
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with launched() as found:
         yield found

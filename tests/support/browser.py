@@ -22,6 +22,8 @@ BROWSER_VARIABLE = "FINETUNE_BROWSER"
 _EVERYTHING = {"AWS_EXECUTION_ENV": "AWS_Lambda_nodejs22.x"}
 # The package's own file looks for its fonts below /tmp.
 _FONTS = "<fontconfig><dir>{folder}</dir><dir>/usr/share/fonts</dir><cachedir>{folder}/cache</cachedir></fontconfig>"
+# A machine that does other things too may be slow: this only finds what hangs.
+_PATIENCE_MILLISECONDS = 240_000.0
 _SIZE = {"width": 1100, "height": 900}
 
 
@@ -74,14 +76,19 @@ def launched() -> Iterator[Browser]:
     given = os.environ.get(BROWSER_VARIABLE)
     with sync_playwright() as playwright:
         if given:
-            browser = playwright.chromium.launch(executable_path=given, args=["--no-sandbox"])
+            browser = playwright.chromium.launch(
+                executable_path=given, args=["--no-sandbox"], timeout=_PATIENCE_MILLISECONDS
+            )
         else:
             path, unpacked = install()
             libraries = f"{os.environ.get('LD_LIBRARY_PATH', '')}:{unpacked}/al2023/lib".lstrip(":")
             fonts = {"FONTCONFIG_FILE": str(unpacked / "fonts.conf")}
             # Root may not use Chromium's own sandbox; the pages are made here.
             browser = playwright.chromium.launch(
-                executable_path=path, env={**os.environ, "LD_LIBRARY_PATH": libraries, **fonts}, args=["--no-sandbox"]
+                executable_path=path,
+                env={**os.environ, "LD_LIBRARY_PATH": libraries, **fonts},
+                args=["--no-sandbox"],
+                timeout=_PATIENCE_MILLISECONDS,
             )
         try:
             yield browser
@@ -95,6 +102,7 @@ def opened(browser: Browser, file: Path, *, dark: bool = False, width: int = _SI
     context = browser.new_context(
         color_scheme="dark" if dark else "light", viewport={"width": width, "height": _SIZE["height"]}
     )
+    context.set_default_timeout(_PATIENCE_MILLISECONDS)
     seen = Seen(context.new_page())
 
     def log(message: ConsoleMessage) -> None:
