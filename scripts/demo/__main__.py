@@ -140,14 +140,15 @@ def demo_without_cluster(folder: Path, model: Path, jobs: Sequence[str]) -> int:
     bucket = FolderBucket(folder / "store" / BUCKET)
     fill(bucket, model, ROWS, PAIRS)
     statuses: Statuses = []
-    finished: list[Path] = []
+    upstream: Path | None = None
     for job in jobs:
         heading(f"{_TITLES[job]}, with finetune run --local")
-        finished.append(folder / f"{job}-status.yaml")
-        status = local.run(PROJECT / _manifest(job), folder / "store", finished[-1], finished[:-1])
+        file = folder / f"{job}-status.yaml"
+        status = local.run(PROJECT / _manifest(job), folder / "store", file, upstream)
         statuses.append(_completed(job, status or {}))
         heading("The resource's final status")
         say(local.status_text(statuses[-1]))
+        upstream = file
     return Results(bucket, model, folder).show(statuses)
 
 

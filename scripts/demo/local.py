@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 
-def run(manifest: Path, store: Path, status_file: Path, upstream: Sequence[Path] = ()) -> dict[str, Any] | None:
+def run(manifest: Path, store: Path, status_file: Path, upstream: Path | None = None) -> dict[str, Any] | None:
     """Runs ``finetune run --local``, which shows its own progress; returns the final status, None if there is none.
 
-    ``upstream`` are the status files of finished jobs that the manifest goes on from.
+    ``upstream`` is the status file of the finished job that the manifest goes on from.
     """
     command = [sys.executable, "-m", "finetune_cli", "run", "--local", str(manifest)]
     command += ["--store", f"file://{store}", "--status-file", str(status_file)]
-    for file in upstream:
-        command += ["--upstream", str(file)]
+    if upstream:
+        command += ["--upstream", str(upstream)]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if not status_file.exists():
         return None
