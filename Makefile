@@ -53,6 +53,7 @@ bench: env ## Measure against bare peers in the same run
 	@python -m benchmarks.latency
 	@for each in step_cost loss_head packing leakage startup prepare; do python -m benchmarks.trainer.$$each; done
 	@python -m benchmarks.storage.upload
+	@python -m benchmarks.storage.checkpoint
 	@python -m benchmarks.trainer.page
 
 images: env ## Build both images and start each (needs docker or podman)

@@ -9,24 +9,20 @@ Run: ``python -m benchmarks.storage.upload``.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import ssl
 import statistics
-import subprocess
 import sys
 import tempfile
 import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from benchmarks.storage.processes import Told
 from benchmarks.storage.sinks import Sink, sink
 from benchmarks.trainer.results import publish
 from benchmarks.trainer.statistics import ratio_of
-from benchmarks.trainer.workload import PROJECT
 
 WAYS = ("ours", "boto3")
 _MIB, _MB, _GB = 1 << 20, 1e6, 1e9
@@ -42,42 +38,12 @@ class Run:
     written: float
 
 
-class Uploader:
-    """A process that uploads when it is told to."""
-
-    def __init__(self, way: str, size: int, sink: Sink) -> None:
-        reader, writer = os.pipe()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.storage.peers.upload", way, str(size), str(writer)],
-            stdin=subprocess.PIPE,
-            pass_fds=[writer],
-            cwd=PROJECT,
-            env={**os.environ, **sink.environment},
-            text=True,
-        )
-        os.close(writer)
-        self._answers = os.fdopen(reader)
-
-    def run(self) -> Run:
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return Run(**json.loads(self._answers.readline()))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._answers.close()
-
-
 def measure(pairs: int, size: int, sink: Sink) -> dict[str, list[Run]]:
     """Uploads of both, in turn."""
     with ExitStack() as stack:
-        uploaders = {way: stack.enter_context(Uploader(way, size, sink)) for way in WAYS}
-        rounds = [{way: uploader.run() for way, uploader in uploaders.items()} for _ in range(pairs + 1)]
+        module = "benchmarks.storage.peers.upload"
+        uploaders = {way: stack.enter_context(Told(module, [way, str(size)], sink.environment)) for way in WAYS}
+        rounds = [{way: Run(**uploader.tell()) for way, uploader in uploaders.items()} for _ in range(pairs + 1)]
     return {way: [runs[way] for runs in rounds] for way in WAYS}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import boto3
@@ -51,15 +51,17 @@ def object_store(folder: Path) -> Iterator[str]:
 
 
 def make_bucket(endpoint: str, bucket: str) -> None:
-    """Makes an empty bucket."""
-    boto3.client(
+    """Makes an empty bucket, unless the store has made it by itself meanwhile."""
+    client = boto3.client(
         "s3",
         endpoint_url=endpoint,
         region_name="us-east-1",
         aws_access_key_id=ACCESS_KEY,
         aws_secret_access_key=SECRET_KEY,
         config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
-    ).create_bucket(Bucket=bucket)
+    )
+    with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+        client.create_bucket(Bucket=bucket)
 
 
 def _wait(process: subprocess.Popen[bytes], endpoint: str, log: Path) -> None:

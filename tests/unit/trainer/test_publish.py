@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from finetune_api.results import Artifact, EvaluationResult, Prepared, SplitSummary
-from finetune_api.runid import run_id, sha256_digest, training_definition
+from finetune_api.results import Artifact
+from finetune_api.runid import sha256_digest
 from finetune_api.uris import S3Location
 from finetune_trainer.artifact import publish as publishing
 from finetune_trainer.artifact.manifest import Kind, Manifest, Role
@@ -21,36 +21,9 @@ from finetune_trainer.artifact.publish import publish
 from finetune_trainer.errors import TrainerError, VerificationFailed
 from finetune_trainer.storage.interface import ObjectStore, StoredObject
 from finetune_trainer.storage.s3 import store_of
+from support.artifacts import DIGEST, EVALUATION, RECORD, adapter_tensors, prepared_of, write_adapter
 from support.paper_model import model_tensors, write_paper_model
 from support.run_plans import Place
-
-DIGEST = "sha256:" + "a" * 64
-COUNTS = SplitSummary(digest=DIGEST, rows=8, tokens=80, loss_tokens=40, truncated=1)
-EVALUATION = EvaluationResult(loss_before="2.5", loss_after="1.25")
-RECORD = {"versions": {"torch": "2.13.0"}, "seconds": 1.5}
-
-
-def prepared_of(place: Place) -> Prepared:
-    """A prepared run, as the prepare stage would have found it."""
-    definition = training_definition(place.spec(), DIGEST, DIGEST, None)
-    return Prepared(run_id=run_id(definition), model_digest=DIGEST, data_uri="s3://b/d", train=COUNTS, steps=4)
-
-
-def adapter_tensors() -> dict[str, NDArray[np.float32]]:
-    names = [f"base_model.model.model.layers.{layer}.self_attn.q_proj" for layer in range(2)]
-    down = {f"{name}.lora_A.weight": np.ones((2, 8), dtype=np.float32) for name in names}
-    return down | {f"{name}.lora_B.weight": np.ones((8, 2), dtype=np.float32) for name in names}
-
-
-def write_adapter(folder: Path, tensors: dict[str, NDArray[np.float32]] | None = None) -> Path:
-    """An adapter's folder, with what a run leaves beside it."""
-    folder.mkdir(exist_ok=True)
-    config = {"base_model_name_or_path": "example/tiny", "r": 2, "target_modules": ["q_proj"]}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    save_file(adapter_tensors() if tensors is None else tensors, folder / "adapter_model.safetensors")
-    (folder / "README.md").write_text("# card\n")
-    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
-    return folder
 
 
 @pytest.fixture

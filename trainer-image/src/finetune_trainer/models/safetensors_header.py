@@ -56,7 +56,7 @@ def parse_header(header: bytes, file_size: int) -> dict[str, TensorInfo]:
             for name, entry in entries.items()
             if name != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotSafetensors("its header is not readable") from error
     end = max((tensor.end for tensor in tensors.values()), default=data_start)
     if end != file_size:
@@ -74,6 +74,8 @@ def read_header(read: Callable[[int, int], bytes], file_size: int) -> dict[str, 
         NotSafetensors: see :func:`parse_header`.
     """
     size = header_size(read(0, HEADER_LENGTH_BYTES))
+    if HEADER_LENGTH_BYTES + size > file_size:
+        raise NotSafetensors("it is shorter than its header")
     return parse_header(read(HEADER_LENGTH_BYTES, size), file_size)
 
 

@@ -6,12 +6,18 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
-from pydantic import ValidationError
-
 from finetune_api.uris import S3Location
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage.interface import ObjectStore
-from finetune_trainer.training.checkpoints.format import COMMITTED, FORMAT, Manifest, step_of
+from finetune_trainer.training.checkpoints.format import (
+    COMMITTED,
+    FORMAT,
+    Manifest,
+    Unsealed,
+    manifest_of,
+    sealed,
+    step_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +48,8 @@ class Folders:
     def manifest(self, name: str, run_id: str) -> Manifest | None:
         """The manifest of a committed checkpoint; None when it cannot be read, or is another run's."""
         try:
-            manifest = Manifest.model_validate_json(self.store.read(self.place(name).child(COMMITTED)))
-        except ValidationError:
+            manifest = manifest_of(self.store.read(self.place(name).child(COMMITTED)))
+        except Unsealed:
             return None
         whole = [shard.rank for shard in manifest.shards] == list(range(manifest.world_size))
         right = manifest.run_id == run_id and manifest.format == FORMAT and manifest.step == step_of(name)
@@ -56,7 +62,7 @@ class Folders:
             StorageError: somebody else has committed this very folder.
         """
         place = self.place(name).child(COMMITTED)
-        if not self.store.put_new(place, manifest.to_json().encode()):
+        if not self.store.put_new(place, sealed(manifest)):
             raise StorageError(f"{place} exists already", "see whether two trainings of this job run at once")
 
     def prune(self, keep: int) -> None:

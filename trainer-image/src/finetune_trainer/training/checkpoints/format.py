@@ -8,14 +8,17 @@ that any world size finds its own part.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from finetune_api.base import Document
 from finetune_api.results import RunId
+from finetune_trainer.models.safetensors_header import BITS
 
 FORMAT = 1
 COMMITTED = "COMMITTED"
@@ -66,7 +69,8 @@ class Part(Document):
 class StoredFile(Document):
     """An object of the checkpoint. ``sums`` are checksums of its blocks of BLOCK_BYTES, in hexadecimal."""
 
-    name: str
+    # Nothing that leads out of the checkpoint's folder.
+    name: Annotated[str, Field(pattern=rf"^({KEPT}/)?[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
     size: Bytes
     sums: tuple[str, ...]
 
@@ -78,6 +82,17 @@ class Shard(Document):
     file: StoredFile
     parts: tuple[Part, ...]
     random: tuple[Vector, ...] = ()
+
+    @model_validator(mode="after")
+    def _vectors_lie_in_the_file(self) -> Self:
+        """Memory is allocated by what is said here."""
+        for vector in (*(vector for part in self.parts for vector in part.vectors), *self.random):
+            size = math.prod(vector.shape) * BITS.get(vector.dtype, 0)
+            if min(vector.shape, default=0) < 0 or size != 8 * vector.length:
+                raise ValueError(f"{vector.key} has another size than its shape says")
+            if vector.begin + vector.length > self.file.size:
+                raise ValueError(f"{vector.key} lies outside of {self.file.name}")
+        return self
 
 
 class Manifest(Document):
@@ -96,6 +111,39 @@ class Manifest(Document):
     @property
     def files(self) -> tuple[StoredFile, ...]:
         return (*(shard.file for shard in self.shards), self.history, *self.kept)
+
+
+_Sealed = TypeVar("_Sealed", Shard, Manifest)
+
+
+class Unsealed(ValueError):
+    """A document is not what was written."""
+
+
+def sealed(document: Document) -> bytes:
+    """A document as it is stored: JSON, and in a second line the SHA-256 of it."""
+    content = document.to_json().encode()
+    return content + b"\n" + hashlib.sha256(content).hexdigest().encode()
+
+
+def shard_of(content: bytes) -> Shard:
+    """The description of a shard. Raises Unsealed."""
+    return _unsealed(Shard, content)
+
+
+def manifest_of(content: bytes) -> Manifest:
+    """A manifest. Raises Unsealed."""
+    return _unsealed(Manifest, content)
+
+
+def _unsealed(kind: type[_Sealed], content: bytes) -> _Sealed:
+    document, _, seal = content.rpartition(b"\n")
+    if hashlib.sha256(document).hexdigest().encode() != seal:
+        raise Unsealed("it has another SHA-256 than it says")
+    try:
+        return kind.model_validate_json(document)
+    except ValidationError as error:
+        raise Unsealed("it is of another version of the trainer") from error
 
 
 def shard_name(rank: int) -> str:

@@ -21,6 +21,8 @@ from finetune_trainer.training.checkpoints.format import (
     Shard,
     StoredFile,
     description_name,
+    sealed,
+    shard_of,
 )
 from finetune_trainer.training.checkpoints.kept import Kept
 
@@ -95,7 +97,7 @@ class Saver:
     def _send(self, pending: Pending) -> None:
         shard, folder = pending.describe(), self._folders.place(pending.folder)
         self._folders.store.write(folder.child(shard.file.name), pending.content)
-        self._folders.store.put(folder.child(description_name(shard.rank)), shard.to_json().encode())
+        self._folders.store.put(folder.child(description_name(shard.rank)), sealed(shard))
 
     def _finish(self, pending: Pending, started: float) -> None:
         folder = self._folders.place(pending.folder)
@@ -130,4 +132,4 @@ class Saver:
             if failed or self._given_up.wait(wait):
                 raise StorageError(f"{place} did not come", "see the log of that process")
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
-        return Shard.model_validate_json(self._folders.store.read(place))
+        return shard_of(self._folders.store.read(place))
