@@ -32,6 +32,15 @@ def test_deleting_the_namespace_of_a_running_job_finishes(platform: Platform) ->
     assert namespace not in platform.kubectl("get", "namespaces", "-o", "name")
 
 
+def test_deleting_a_namespace_waits_for_no_operator(platform: Platform, running_operator: OperatorProcess) -> None:
+    namespace = platform.new_namespace()
+    platform.submit(namespace, "orphan", **LONG)
+    eventually(lambda: platform.children("pods", namespace, "orphan"), 30)
+    running_operator.stop()
+    platform.kubectl("delete", "namespace", namespace, "--timeout=60s")
+    assert namespace not in platform.kubectl("get", "namespaces", "-o", "name")
+
+
 def test_a_finished_job_is_not_trained_again(
     platform: Platform, namespace: str, running_operator: OperatorProcess
 ) -> None:

@@ -32,6 +32,7 @@ from finetune_operator.attempts import (
     next_start,
     with_adjustment,
 )
+from finetune_operator.claims import foreign
 from finetune_operator.failures import Cause, all_of, cause_of_attempt, cause_so_far, problems_of
 from finetune_operator.failures import failure as failure_of
 from finetune_operator.lost_pods import abandoned, is_lost
@@ -216,6 +217,9 @@ def _fail(turn: _Turn, reason: Reason, failure: Failure) -> Decision:
 
 
 def _complete(turn: _Turn, reason: Reason, artifact: Artifact, evaluation: EvaluationResult | None) -> Decision:
+    claim = foreign(turn.job, turn.status.run_id, artifact)
+    if claim:
+        return _fail(turn, Reason.RUN_FAILED, claim)
     changes = {"artifact": artifact, "evaluation": evaluation, "completion_time": turn.now}
     phase = Phase(State.COMPLETE, reason, f"verified artifact at {artifact.uri}", prepared=True)
     return turn.told(turn.status.model_copy(update=changes)).settle(phase)
