@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune_operator.settings import parse_settings
 from support.clusters import PROJECT
 from support.helm import CHART, IMAGES, Object, rendered, run, settings
 
@@ -141,3 +142,15 @@ def test_in_namespaced_mode_the_cluster_grants_only_what_has_no_namespace() -> N
     (served,) = (item for item in made if item["kind"] == "Role" and item["metadata"]["namespace"] == "team-a")
     (whole,) = (item for item in rendered("rbac.userRoles=false") if item["kind"] == "ClusterRole")
     assert role["rules"] + served["rules"] == whole["rules"]
+
+
+def test_policies_of_jobs_lead_to_the_operators_pods() -> None:
+    """What the chart writes on the command line, as the operator reads it."""
+    values = ("jobNetworkPolicy.dnsPorts={5353}", "jobNetworkPolicy.privateCIDRs={169.254.0.0/16}")
+    (deployment,) = (item for item in rendered(*values) if item["kind"] == "Deployment")
+    template = deployment["spec"]["template"]
+    read = parse_settings(template["spec"]["containers"][0]["args"])
+    assert read.job_network.operator_labels.items() <= template["metadata"]["labels"].items()
+    assert len(read.job_network.operator_labels) == 2
+    assert (read.job_network.dns_ports, read.job_network.private_cidrs) == ((5353,), ("169.254.0.0/16",))
+    assert read.namespace == deployment["metadata"]["namespace"]

@@ -217,8 +217,7 @@ def _fail(turn: _Turn, reason: Reason, failure: Failure) -> Decision:
 
 
 def _complete(turn: _Turn, reason: Reason, artifact: Artifact, evaluation: EvaluationResult | None) -> Decision:
-    claim = foreign(turn.job, turn.status.run_id, artifact)
-    if claim:
+    if claim := foreign(turn.job, turn.status.run_id, artifact):
         return _fail(turn, Reason.RUN_FAILED, claim)
     changes = {"artifact": artifact, "evaluation": evaluation, "completion_time": turn.now}
     phase = Phase(State.COMPLETE, reason, f"verified artifact at {artifact.uri}", prepared=True)
@@ -243,9 +242,8 @@ def _suspend(turn: _Turn) -> Decision:
 
 def _begin(turn: _Turn) -> Decision:
     """Prepares the next attempt, then starts it."""
-    refused_account = refusal(turn.job.spec.output.service_account_name, turn.job.metadata.namespace, turn.seen.account)
-    if refused_account:
-        return _awaited(turn, Reason.SERVICE_ACCOUNT_REFUSED, refused_account, turn.status.start_time)
+    if problem := refusal(turn.job.spec.output.service_account_name, turn.job.metadata.namespace, turn.seen.account):
+        return _awaited(turn, Reason.SERVICE_ACCOUNT_REFUSED, problem, turn.status.start_time)
     prepared = progression.prepared_from(turn.status, turn.number)
     if prepared:
         return _start(turn, prepared)
