@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from finetune_api.outcomes import FailureClass, Stage
+from finetune_operator.checkpoints import published
 from support.world import World, living
 
 MODES = ("crash", "stale watch", "missed event")
@@ -128,6 +129,8 @@ class Story:
 
     def _round(self) -> None:
         world = self.world
+        # Kubelets do what they are told within seconds.
+        world.end_deleted_pods()
         world.seconds += 400
         self._look()
         world.control_jobs()
@@ -181,6 +184,7 @@ class Story:
             "plan": plan,
             "artifact": status.artifact,
             "failure": status.failure and status.failure.failure_class,
+            "checkpoint": published(self.world.kube.job()),
             "jobs": [job["metadata"]["name"] for job in self.world.kube.of("jobs")],
             "observed": status.observed_generation,
         }

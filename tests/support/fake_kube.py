@@ -55,6 +55,7 @@ class FakeKube(Kube):
         self.stale: dict[Identity, Object] | None = None
         self._version = 0
         self._statuses: dict[Identity, dict[str, Object]] = {}
+        self._annotations: dict[tuple[Identity, str], set[str]] = {}
         self._count = 0
 
     def close(self) -> None:
@@ -167,6 +168,25 @@ class FakeKube(Kube):
         by_manager = self._statuses.setdefault(identity, {})
         by_manager[manager] = copy.deepcopy(manifest["status"])
         known["status"] = {key: value for status in by_manager.values() for key, value in status.items()}
+        self.touch(known)
+        self._written()
+        return copy.deepcopy(known)
+
+    async def apply(self, manifest: Object, plural: str, manager: str) -> Object:
+        """Annotations only, of one manager: there is no other use."""
+        identity = self._identity(manifest, plural)
+        if identity not in self.objects:
+            raise NotFound(404, "NotFound", identity[3])
+        known = self.objects[identity]
+        if known["metadata"]["uid"] != manifest["metadata"]["uid"]:
+            raise Conflict(409, "Conflict", "the UID differs")
+        if manifest["metadata"].get("resourceVersion", known["metadata"]["resourceVersion"]) != _version(known):
+            raise Conflict(409, "Conflict", "the object has been modified")
+        self._write(f"annotations of {identity[3]} by {manager}")
+        owned = self._annotations.get((identity, manager), set())
+        kept = {key: value for key, value in known["metadata"].get("annotations", {}).items() if key not in owned}
+        known["metadata"]["annotations"] = kept | manifest["metadata"]["annotations"]
+        self._annotations[identity, manager] = set(manifest["metadata"]["annotations"])
         self.touch(known)
         self._written()
         return copy.deepcopy(known)

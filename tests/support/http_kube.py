@@ -125,7 +125,8 @@ class HttpKube:
         if request.method == "POST":
             return finish(self.kube.create(body or {}, manager))
         if request.method == "PATCH":
-            return finish(self.kube.apply_status(body or {}, plural, manager))
+            write = self.kube.apply_status if name[-1] == "status" else self.kube.apply
+            return finish(write(body or {}, plural, manager))
         if request.method == "DELETE":
             finish(self.kube.delete_job(namespace or "", name[0]))
             return {}

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.outcomes import FailureClass, Stage, StageOutcome
+from finetune_api.results import Checkpoint
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.naming import STAGE_LABEL
 from finetune_operator.network import JobNetwork, ProgressPeer
@@ -148,7 +149,7 @@ class World:
             if "deletionTimestamp" not in pod["metadata"]:
                 continue
             if not _ended(pod):
-                self._exit(pod, 17, failed(_stage(pod), FailureClass.PREEMPTED, "SIGTERM"))
+                self.end(pod, 17, _stopped(_stage(pod)))
             if _owner(pod) not in owners:
                 self.kube.remove(pod)
 
@@ -162,21 +163,22 @@ class World:
             return
         for pod in alive:
             if _stage(pod) is Stage.PREPARE:
-                self._exit(pod, 0, prepare_outcome(adopted=self.published))
+                self.end(pod, 0, prepare_outcome(adopted=self.published))
             else:
                 # The artifact is in storage before any pod says so.
                 self.published = True
-                self._exit(pod, 0, published_outcome())
+                self.end(pod, 0, published_outcome())
 
     def fail(self, pod: Object, exit_code: int, kind: FailureClass | None = None) -> None:
         if not _ended(pod):
-            self._exit(pod, exit_code, failed(_stage(pod), kind) if kind else None)
+            self.end(pod, exit_code, failed(_stage(pod), kind) if kind else None)
 
     def lose(self, pod: Object) -> None:
         """The pod and everything known of it are gone."""
         self.kube.remove(pod)
 
-    def _exit(self, pod: Object, code: int, outcome: StageOutcome | None) -> None:
+    def end(self, pod: Object, code: int, outcome: StageOutcome | None) -> None:
+        """A pod ends, with what it says of that."""
         terminated: Object = {"exitCode": code, "finishedAt": stamp(self.now())}
         if outcome:
             terminated["message"] = outcome.to_termination_message()
@@ -212,6 +214,15 @@ def _owner(pod: Object) -> str:
 
 def _stage(pod: Object) -> Stage:
     return Stage(pod["metadata"]["labels"][STAGE_LABEL])
+
+
+def _stopped(stage: Stage) -> StageOutcome:
+    """The last word of a pod that was asked to stop; one that trained has saved that."""
+    outcome = failed(stage, FailureClass.PREEMPTED, "SIGTERM")
+    if stage is Stage.PREPARE:
+        return outcome
+    saved = Checkpoint(step=5, time=at(0), uri="s3://results/step-5", world_size=2)
+    return outcome.model_copy(update={"checkpoint": saved, "resumed_from_step": 0})
 
 
 def _ended(pod: Object) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import Document
-from finetune_api.results import Artifact, EvaluationResult, Prepared
+from finetune_api.results import Artifact, Checkpoint, EvaluationResult, Prepared
 
 # Kubernetes keeps at most this many bytes of /dev/termination-log.
 MAX_TERMINATION_MESSAGE_BYTES = 4096
@@ -108,6 +108,12 @@ class StageOutcome(Document):
     prepared: Prepared | None = None
     artifact: Artifact | None = None
     evaluation: EvaluationResult | None = None
+    checkpoint: Annotated[
+        Checkpoint | None, Field(default=None, description="The newest of the attempt, where it did not succeed.")
+    ]
+    resumed_from_step: Annotated[
+        int | None, Field(default=None, ge=0, description="Optimizer steps that the attempt found done when it began.")
+    ]
 
     def to_termination_message(self) -> str:
         """JSON of at most 4,096 bytes; a long failure message is cut, results are bounded by their schema."""

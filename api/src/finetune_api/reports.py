@@ -9,6 +9,7 @@ from pydantic import Field
 
 from finetune_api.base import DecimalString, Document
 from finetune_api.outcomes import Stage
+from finetune_api.results import Checkpoint
 
 MAX_REPORT_BYTES = 64 * 1024
 TOKEN_FILE_NAME = "token"
@@ -70,15 +71,6 @@ class Progress(Document):
         int | None, Field(default=None, ge=0, description="All weights of the model, those of an adapter included.")
     ]
     updated: Annotated[datetime, Field(description="When the trainer measured this.")]
-
-
-class Checkpoint(Document):
-    """A committed checkpoint: training can go on from it, on any number of processes."""
-
-    step: Annotated[int, Field(ge=0, description="Optimizer steps done.")]
-    time: Annotated[datetime, Field(description="When it was committed.")]
-    uri: Annotated[str, Field(max_length=2048, description="s3:// folder of the checkpoint.")]
-    world_size: Annotated[int, Field(ge=1, description="Processes that wrote it.")]
 
 
 class ProgressReport(Document):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import Field
@@ -126,3 +127,12 @@ class Prepared(Document):
         Artifact | None, Field(default=None, description="The artifact, when this run is already published and intact.")
     ]
     adopted_evaluation: EvaluationResult | None = None
+
+
+class Checkpoint(Document):
+    """A committed checkpoint: training can go on from it, on any number of processes."""
+
+    step: Annotated[int, Field(ge=0, description="Optimizer steps done.")]
+    time: Annotated[datetime, Field(description="When it was committed.")]
+    uri: Annotated[str, Field(max_length=2048, description="s3:// folder of the checkpoint.")]
+    world_size: Annotated[int, Field(ge=1, description="Processes that wrote it.")]

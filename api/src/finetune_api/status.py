@@ -10,8 +10,8 @@ from pydantic import Field, WithJsonSchema
 
 from finetune_api.base import Document
 from finetune_api.outcomes import Failure, Stage
-from finetune_api.reports import Checkpoint, Progress
-from finetune_api.results import Artifact, DataSummary, EvaluationResult, RunId, SplitSummary
+from finetune_api.reports import Progress
+from finetune_api.results import Artifact, Checkpoint, DataSummary, EvaluationResult, RunId, SplitSummary
 from finetune_api.upstream import Upstream
 
 

@@ -424,13 +424,11 @@ def _reported(turn: _Turn, cause: Cause | None) -> _Turn:
             "message": cause.failure.message[:1024],
             "node": cause.node,
         }
+    told: dict[str, Any] = {"resumed_from_step": turn.seen.resumed_from(turn.number)}
     if report:
-        told = {
-            "resumed_from_step": report.resumed_from_step,
-            "first_step": report.first_step,
-            "damaged_checkpoints": report.damaged or None,
-        }
-        found |= {name: value for name, value in told.items() if value is not None}
+        told |= {"first_step": report.first_step, "damaged_checkpoints": report.damaged or None}
+        told |= {"resumed_from_step": report.resumed_from_step} if report.resumed_from_step is not None else {}
+    found |= {name: value for name, value in told.items() if value is not None}
     return turn.told(progression.with_attempt(turn.status, attempt.model_copy(update=found)))
 
 
@@ -482,6 +480,7 @@ def _attempt_succeeded(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
 def _attempt_failed(turn: _Turn, cause: Cause) -> Decision:
     number, failure = turn.number, cause.failure
     kind = failure.failure_class
+    turn = _reported(turn, None)
     status = turn.ended(kind.value, failure.message, cause.node).status
     if counts(kind):
         status = status.model_copy(update={"losses": (status.losses or 0) + 1})

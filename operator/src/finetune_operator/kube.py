@@ -244,6 +244,13 @@ class Kube:
         query = {"fieldManager": manager, "force": "true"}
         return await self._call("PATCH", f"{path}/{metadata['name']}/status", manifest, query, _APPLY)
 
+    async def apply(self, manifest: Object, plural: str, manager: str) -> Object:
+        """Server-side apply of an object's metadata or spec, guarded as a status is."""
+        metadata = manifest["metadata"]
+        path = collection_path(manifest["apiVersion"], plural, metadata["namespace"])
+        query = {"fieldManager": manager, "force": "true"}
+        return await self._call("PATCH", f"{path}/{metadata['name']}", manifest, query, _APPLY)
+
     async def delete(self, api_version: str, plural: str, namespace: str, name: str) -> None:
         """Deletes an object and, in the background, what it owns. One that is gone already is fine."""
         path = f"{collection_path(api_version, plural, namespace)}/{name}"

@@ -18,6 +18,8 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 QUEUED_JOB_LABEL = "kueue.x-k8s.io/job-uid"
 CHECKPOINT_MANAGER = "finetune-operator-checkpoint"
+# On a FineTuneJob, for schedulers: step, time, URI and world size of its newest checkpoint, as JSON.
+CHECKPOINT_ANNOTATION = f"{GROUP}/checkpoint"
 
 # Below the ephemeral range of Linux (32768 and up), where a port may be taken by any outgoing connection.
 _FIRST_PORT = 20_000

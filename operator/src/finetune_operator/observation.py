@@ -119,6 +119,11 @@ class Observation:
         """The Job that waits in a queue, if one does."""
         return queued_job(self.jobs)
 
+    def resumed_from(self, attempt: int) -> int | None:
+        """From which step an attempt went on, as a pod said when it ended."""
+        said = (pod.outcome.resumed_from_step for pod in self.pods_of(Stage.TRAIN, attempt) if pod.outcome)
+        return next((step for step in said if step is not None), None)
+
 
 def queued_job(jobs: Iterable[ChildJob]) -> ChildJob | None:
     """The newest Job whose pods somebody else holds back."""

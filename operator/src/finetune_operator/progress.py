@@ -7,12 +7,13 @@ import logging
 from dataclasses import dataclass
 
 from finetune_api import API_VERSION, KIND, PLURAL
-from finetune_api.base import Document
 from finetune_api.outcomes import Stage
-from finetune_api.reports import Checkpoint, Progress, ProgressReport
+from finetune_api.reports import Progress, ProgressReport
+from finetune_api.results import Checkpoint
+from finetune_operator.checkpoints import tell_of
 from finetune_operator.errors import KubeError
 from finetune_operator.kube import Kube
-from finetune_operator.naming import CHECKPOINT_MANAGER, PROGRESS_MANAGER
+from finetune_operator.naming import PROGRESS_MANAGER
 
 logger = logging.getLogger(__name__)
 
@@ -112,10 +113,9 @@ class ProgressWriter:
         try:
             # The checkpoint has a manager of its own: an attempt that has none yet must not remove the last one's.
             if report.checkpoint and not (known and known.checkpoint == report.checkpoint):
-                manifest = _manifest(key, report.uid, "checkpoint", report.checkpoint)
-                await self._kube.apply_status(manifest, PLURAL, CHECKPOINT_MANAGER)
+                await tell_of(self._kube, _identity(key, report.uid), report.checkpoint)
             if report.progress and not (known and known.progress == report.progress):
-                manifest = _manifest(key, report.uid, "progress", report.progress)
+                manifest = _manifest(key, report.uid, report.progress)
                 await self._kube.apply_status(manifest, PLURAL, PROGRESS_MANAGER)
         except KubeError as error:
             logger.warning("progress of %s/%s could not be written, trying again: %s", *key, error)
@@ -124,10 +124,14 @@ class ProgressWriter:
         return True
 
 
-def _manifest(key: Name, uid: str, field: str, value: Document) -> dict[str, object]:
+def _identity(key: Name, uid: str) -> dict[str, str]:
+    return {"namespace": key[0], "name": key[1], "uid": uid}
+
+
+def _manifest(key: Name, uid: str, progress: Progress) -> dict[str, object]:
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
-        "metadata": {"namespace": key[0], "name": key[1], "uid": uid},
-        "status": {field: value.to_wire()},
+        "metadata": _identity(key, uid),
+        "status": {"progress": progress.to_wire()},
     }

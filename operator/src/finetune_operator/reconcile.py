@@ -12,6 +12,7 @@ from typing import Any
 from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.profile import PROFILE_PLURAL
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator.checkpoints import published, tell, wanted
 from finetune_operator.decide import Decision, decide, refused
 from finetune_operator.dependents import Dependents
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
@@ -105,7 +106,10 @@ class Reconciler:
                 await self._write_status(seen.manifest, refused(seen, str(error)))
             raise
         await self._delete(key.namespace, decision)
-        await self._write_status(seen.manifest, decision.status)
+        version = await self._write_status(seen.manifest, decision.status)
+        if (due := wanted(seen, decision.status)) != published(seen.manifest):
+            identity = {field: seen.manifest["metadata"][field] for field in ("name", "namespace", "uid")}
+            await tell(self._kube, identity | {"resourceVersion": version}, due)
         if is_final(decision.status):
             self._reports.end(key.namespace, key.name, seen.manifest["metadata"]["uid"])
         return decision.requeue_after
@@ -219,20 +223,21 @@ class Reconciler:
                 await self._kube.delete(version, plural, namespace, name)
             await self._kube.delete_job(namespace, name)
 
-    async def _write_status(self, manifest: Object, status: FineTuneJobStatus) -> None:
-        """Applies the status if it changed, and only then tells of transitions."""
+    async def _write_status(self, manifest: Object, status: FineTuneJobStatus) -> str:
+        """Applies the status if it changed, and only then tells of transitions. Returns the job's version then."""
         wire, before = (
             {field: value for field, value in written.items() if field not in REPORTED_FIELDS}
             for written in (status.to_wire(), manifest.get("status") or {})
         )
         if wire == before:
-            return
-        await self._kube.apply_status(status_manifest(manifest, wire), PLURAL, FIELD_MANAGER)
+            return str(manifest["metadata"]["resourceVersion"])
+        written = await self._kube.apply_status(status_manifest(manifest, wire), PLURAL, FIELD_MANAGER)
         known = known_status(manifest)
         for condition in transitions(known, status):
             await self._tell(event(manifest, condition, self._instance, self._clock()))
         for note in damages(known, status):
             await self._tell(damage_event(manifest, note, self._instance, self._clock()))
+        return str(written["metadata"]["resourceVersion"])
 
     async def _tell(self, manifest: Object) -> None:
         """An Event is a courtesy: the status is written already, and a refused Event must not repeat the work."""

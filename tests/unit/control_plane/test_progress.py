@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from finetune_api.outcomes import Stage
-from finetune_api.reports import Checkpoint, ProgressReport
+from finetune_api.reports import ProgressReport
+from finetune_api.results import Checkpoint
 from finetune_operator import progress as module
 from finetune_operator.errors import KubeError
 from finetune_operator.progress import ProgressWriter, Reports

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_api.plan import StoreAccess
-from finetune_api.reports import Checkpoint
+from finetune_api.results import Checkpoint
 from finetune_api.uris import S3Location
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage.interface import StoreFields

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from finetune_api.outcomes import Stage
+from finetune_api.outcomes import Stage, StageOutcome
 from finetune_api.plan import JobReference, ProgressEndpoint, RunPlan
-from finetune_api.reports import Checkpoint, Progress, ProgressReport, report_path
+from finetune_api.reports import Progress, ProgressReport, report_path
+from finetune_api.results import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -187,13 +188,51 @@ class SilentReporter:
         """Does nothing."""
 
 
-Reporter = ProgressReporter | SilentReporter
+class KeepingReporter:
+    """Also keeps what is said of checkpoints in a file, which the pod leaves as its last word.
+
+    An operator that was away when the pod ended finds it there.
+    """
+
+    def __init__(self, reporter: ProgressReporter | SilentReporter, file: Path) -> None:
+        self._reporter, self._file = reporter, file
+        self._kept = StageOutcome(stage=Stage.TRAIN)
+
+    def report(self, stage: Stage, message: str | None = None, progress: Progress | None = None) -> None:
+        """Hands on."""
+        self._reporter.report(stage, message, progress)
+
+    def committed(self, checkpoint: Checkpoint) -> None:
+        """Hands on and keeps."""
+        self._reporter.committed(checkpoint)
+        self._keep(checkpoint=checkpoint)
+
+    def resumed(self, step: int | None, damaged: Sequence[str]) -> None:
+        """Hands on and keeps."""
+        self._reporter.resumed(step, damaged)
+        self._keep(resumed_from_step=step)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Hands on."""
+        self._reporter.close(timeout)
+
+    def _keep(self, **known: object) -> None:
+        self._kept = self._kept.model_copy(update=known)
+        unfinished = self._file.with_suffix(".new")
+        unfinished.write_text(self._kept.to_json())
+        unfinished.replace(self._file)
 
 
-def open_reporter(plan: RunPlan, rank: int) -> Reporter:
-    """The reporter of one process."""
-    if plan.progress is None or rank != 0:
+Reporter = ProgressReporter | SilentReporter | KeepingReporter
+
+
+def open_reporter(plan: RunPlan, rank: int, saved: Path) -> Reporter:
+    """The reporter of one process; that of rank 0 keeps what it says of checkpoints in ``saved``."""
+    if rank != 0:
         return SilentReporter()
+    if plan.progress is None:
+        return KeepingReporter(SilentReporter(), saved)
     # A queue may take the pods of an attempt away and start others in their place. Time tells which reports are newer.
     first = time.time_ns() // 1_000_000
-    return ProgressReporter(endpoint_sender(plan.progress, plan.job), plan.job.uid, plan.attempt, first=first)
+    sender = endpoint_sender(plan.progress, plan.job)
+    return KeepingReporter(ProgressReporter(sender, plan.job.uid, plan.attempt, first=first), saved)

@@ -53,6 +53,11 @@ class Workspace:
         """Where the parent of the ranks tells how each of them ended."""
         return self.outcomes / "ends.json"
 
+    @property
+    def saved(self) -> Path:
+        """What rank 0 knows of checkpoints, as a StageOutcome: it may be killed before it can say so."""
+        return self.outcomes / "saved.json"
+
     def heartbeat(self, rank: int) -> Path:
         """Where the process of one rank tells the watchdog what it is doing."""
         return self.outcomes / f"heartbeat-{rank}"

@@ -55,9 +55,15 @@ def main(plan: RunPlan) -> int:
         ignore_signals()
         cause = error if isinstance(error, Exception) and not stop.received else preempted()
         end, _ = failed(Stage.TRAIN, cause, os.environ)
+    saved = _saved(workspace_of(os.environ))
     if isinstance(end, Killed):
         logger.error("rank %d was killed by %s", end.rank, signal.Signals(end.signal).name)
+        if saved:
+            write_termination_message(saved, os.environ)
         return _SIGNALLED + end.signal
+    if end.failure and saved:
+        known = {"checkpoint": saved.checkpoint, "resumed_from_step": saved.resumed_from_step}
+        end = end.model_copy(update=known)
     write_termination_message(end, os.environ)
     return EXIT_CODE_OF_CLASS[end.failure.failure_class] if end.failure else ExitCode.SUCCESS
 
@@ -94,6 +100,11 @@ def _call_roll(plan: RunPlan, node: int, environment: Mapping[str, str]) -> None
     world, timeout = plan.world, rendezvous_timeout(environment)
     key = f"{plan.job.uid}/{plan.attempt}"
     answer_roll(Roll(key, world.nodes, world.master_address, world.master_port, timeout), node)
+
+
+def _saved(workspace: Workspace) -> StageOutcome | None:
+    """What rank 0 knew of checkpoints, in the pod that it ran in."""
+    return StageOutcome.model_validate_json(workspace.saved.read_bytes()) if workspace.saved.exists() else None
 
 
 def _prepare_workspace(workspace: Workspace, plan: RunPlan) -> None:

@@ -62,7 +62,7 @@ class Worker:
     def __init__(self, plan: RunPlan, workspace: Workspace, rank: int, pulse: AnyPulse, stop: StopRequest) -> None:
         self.stage = Stage.TRAIN
         self._pulse = pulse
-        self.reporter: Reporter = open_reporter(plan, rank)
+        self.reporter: Reporter = open_reporter(plan, rank, workspace.saved)
         self._plan, self._workspace, self._rank, self._stop = plan, workspace, rank, stop
 
     def run(self) -> StageOutcome:

@@ -9,8 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from finetune_api.reports import Checkpoint
-from finetune_api.results import RunId
+from finetune_api.results import Checkpoint, RunId
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage.checksums import block_sums
 from finetune_trainer.training.checkpoints.folders import Folders

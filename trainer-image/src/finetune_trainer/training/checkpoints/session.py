@@ -13,8 +13,7 @@ import torch
 
 from finetune_api.layout import checkpoints_prefix
 from finetune_api.plan import OUTPUT, RunPlan
-from finetune_api.reports import Checkpoint
-from finetune_api.results import Prepared
+from finetune_api.results import Checkpoint, Prepared
 from finetune_trainer.errors import Preempted
 from finetune_trainer.progress import Reporter
 from finetune_trainer.signals import StopRequest
