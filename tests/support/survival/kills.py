@@ -45,8 +45,9 @@ class Costs:
     lost: list[int] = field(default_factory=list)
     last: int = 0
 
-    def add(self, steps: Steps) -> None:
-        """An attempt is over."""
+    def add(self, steps: Steps | None) -> None:
+        """An attempt is over, and it did something."""
+        assert steps
         self.attempts += 1
         self.executed += steps.last - steps.first
         if self.attempts > 1:

@@ -25,11 +25,12 @@ class Steps:
     last: int
 
 
-def steps_of(log: str) -> Steps:
-    """What a rank's log tells of its steps."""
-    resumed = _RESUMED.search(log)
+def steps_of(log: str) -> Steps | None:
+    """What a rank's log tells of its steps; None when it ended before it knew from where to go on."""
+    resumed, done = _RESUMED.search(log), [int(number) for number in _STEP.findall(log)]
+    if not resumed and not done:
+        return None
     first = int(resumed.group(1)) if resumed else 0
-    done = [int(number) for number in _STEP.findall(log)]
     return Steps(first, max([first, *done]))
 
 

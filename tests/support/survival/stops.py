@@ -55,12 +55,13 @@ class Tally:
     attempts: int = 0
     last: Steps = field(default_factory=lambda: Steps(0, 0))
 
-    def resumed(self, steps: Steps) -> None:
+    def resumed(self, steps: Steps | None) -> None:
         """An attempt is over."""
-        if self.attempts:
+        self.attempts += 1
+        if steps:
             self.lost.append(self.last.last - steps.first)
             assert self.lost[-1] <= 1, f"{self.lost[-1]} steps were lost"
-        self.attempts, self.last = self.attempts + 1, steps
+            self.last = steps
 
 
 def run(folder: Path, seed: int, count: int) -> dict[str, Any]:
