@@ -212,6 +212,10 @@ class KeepingReporter:
         self._reporter.resumed(step, damaged)
         self._keep(resumed_from_step=step)
 
+    def stepping(self) -> None:
+        """Hands on."""
+        self._reporter.stepping()
+
     def close(self, timeout: float = 5.0) -> None:
         """Hands on."""
         self._reporter.close(timeout)
