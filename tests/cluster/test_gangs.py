@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.operated import Object, Platform, eventually, is_true
+from support.operated import Object, Platform, condition, eventually, is_true
 
 # Of a node's 64Gi: no two such pods fit on one.
 MEMORY = "40Gi"
@@ -75,11 +75,32 @@ def urgent(platform: Platform, namespace: str) -> Iterator[str]:
 def test_a_gang_of_higher_priority_takes_the_room_and_gives_it_back(
     platform: Platform, namespace: str, two_nodes: dict[str, str], urgent: str
 ) -> None:
-    platform.submit(namespace, "low", **gang(two_nodes, **LONG))
-    platform.wait(namespace, "low", lambda job: is_true(job, "Running"))
+    platform.submit(namespace, "low", **gang(two_nodes, hyperparameters={"maxSteps": 150}))
+    platform.wait(namespace, "low", lambda job: job.get("status", {}).get("progress", {}).get("step", 0) >= 3)
     platform.submit(namespace, "high", **gang(two_nodes, priorityClassName=urgent))
     high = platform.wait_finished(namespace, "high")
     assert is_true(high, "Complete"), platform.story(namespace, high)
-    low = platform.wait(namespace, "low", lambda job: is_true(job, "Running") and len(outcomes(job)) > 1)
+    low = platform.wait_finished(namespace, "low")
+    assert is_true(low, "Complete"), platform.story(namespace, low)
     assert outcomes(low)[0] in ("Disrupted", "Preempted")
+    assert outcomes(low)[-1] == "Succeeded"
+    assert low["status"]["attempts"][-1]["resumedFromStep"] >= 3
     assert low["status"].get("losses", 0) == 0
+
+
+def test_no_half_gang_where_the_quota_of_the_namespace_is_short(platform: Platform, namespace: str) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "memory", "namespace": namespace}}
+    # Two gangs of 20Gi on a quota of 30Gi.
+    platform.apply(quota | {"spec": {"hard": {"requests.memory": "30Gi"}}})
+    two = {"resources": {"nodes": 2, "memory": "10Gi"}, "backoffLimit": 0}
+    platform.submit(namespace, "first", **two, **LONG)
+    platform.wait(namespace, "first", lambda job: is_true(job, "Running"))
+    platform.submit(namespace, "second", **two)
+    words = "ResourceQuota memory has no room for all pods"
+    job = platform.wait(namespace, "second", lambda job: words in condition(job, "Running").get("message", ""))
+    assert (job["status"]["state"], condition(job, "Running")["reason"]) == ("Queued", "Queued")
+    assert not platform.children("pods", namespace, "second", "train")
+    platform.kubectl("delete", "ftj", "first", "-n", namespace)
+    job = platform.wait_finished(namespace, "second")
+    assert is_true(job, "Complete"), platform.story(namespace, job)
+    assert outcomes(job) == ["Succeeded"]
