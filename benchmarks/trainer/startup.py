@@ -1,7 +1,7 @@
 """CPU time from the start of the processes to the end of the first optimizer step, launcher included.
 
 A LoRA adapter of a tiny model under ZeRO-2 in one process: the trainer's pod command beside the usual script with TRL,
-PEFT and DeepSpeed, both started by torchrun. The trainer's pod also fetches model and data and checks their digests;
+PEFT and DeepSpeed, started by torchrun. The trainer's pod also fetches model and data and checks their digests;
 the script gets them as they are, tokenized.
 
 Run: ``python -m benchmarks.trainer.startup``.
