@@ -1,4 +1,4 @@
-"""Runs the pods of a training as torchrun agents side by side."""
+"""Runs the nodes of a training side by side."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class GangFailed(AssertionError):
 def run_gang(
     logs: Path, nodes: int, processes: int, module: str, *arguments: str, seconds: float = 300, **environment: str
 ) -> None:
-    """Runs ``python -m module arguments`` in every process of a world, with one torchrun agent per node.
+    """Runs ``python -m module arguments`` in every process of a world, with one parent per node that forks its ranks.
 
     Args:
         logs: an existing folder for one log per node.
@@ -43,11 +43,11 @@ def run_gang(
     Raises:
         GangFailed: not all nodes ended with exit code 0.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={processes}"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", "--max-restarts=0"]
+    port = free_port()
+    command = [sys.executable, "-m", "support.gang_node", str(nodes), str(processes)]
     files = [logs / f"node-{node}.log" for node in range(nodes)]
     pods = [
-        _start([*command, f"--node-rank={node}", "--module", module, *arguments], file, environment)
+        _start([*command, str(node), str(port), module, *arguments], file, environment)
         for node, file in enumerate(files)
     ]
     try:

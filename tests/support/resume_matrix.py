@@ -1,4 +1,4 @@
-"""Run by torchrun: trains every plan of a folder in turn, some of them only until they are stopped or fail."""
+"""Run as a gang: trains every plan of a folder in turn, some of them only until they are stopped or fail."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from finetune_trainer.signals import StopRequest
 from finetune_trainer.training.train import Training
 from finetune_trainer.training.worker import join_world, load_splits
 from finetune_trainer.workspace import Workspace
+from support.gangs import write_stacks_on_request
 
 
 class Crash(Exception):
@@ -54,6 +55,7 @@ class InterruptedTraining(Training):
 
 def main(folder: Path) -> None:
     """Each sub-folder is a workspace with plan.json, model/, data/ and perhaps interrupt ("stop 5", "crash 5")."""
+    write_stacks_on_request()
     workspaces = [Workspace(path) for path in sorted(folder.iterdir()) if path.is_dir()]
     plans = [RunPlan.model_validate_json(workspace.plan.read_bytes()) for workspace in workspaces]
     place = join_world(plans[0], os.environ)

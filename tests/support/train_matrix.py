@@ -1,4 +1,4 @@
-"""Run by torchrun: trains every plan of a folder, one after the other, in the same processes."""
+"""Run as a gang: trains every plan of a folder, one after the other, in the same processes."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ CELLS = GRID + QLORA + OPTIONS
 
 
 class Matrix:
-    """Workspaces of all cells, trained by one torchrun, and the references beside them."""
+    """Workspaces of all cells, trained by one gang, and the references beside them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.store = folder, folder / "store"

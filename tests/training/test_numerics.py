@@ -73,7 +73,7 @@ pytestmark = [
 
 
 class Runs:
-    """Trained workspaces of all cases, made by one torchrun per world, and the references beside them."""
+    """Trained workspaces of all cases, made by one gang per world, and the references beside them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

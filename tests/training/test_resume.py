@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from support.gangs import run_gang
 from support.tiny_model import write_tiny_model
-from support.training_runs import BUCKET, free_port, make_plan, make_spec, write_prepared_data
+from support.training_runs import BUCKET, make_plan, make_spec, write_prepared_data
 
-TESTS = str(Path(__file__).parents[1])
 STEPS = 8
 LOSS_TOLERANCE = 1e-5
 Case = tuple[str, str, int, str]
@@ -47,7 +44,7 @@ pytestmark = [
 
 
 class Worlds:
-    """Trained workspaces by number of processes, made by one torchrun each."""
+    """Trained workspaces by number of processes, made by one gang each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.store = folder, folder / "store"
@@ -69,7 +66,7 @@ class Worlds:
             for case in MOVED:
                 job = f"{name(case)}-{processes}-to-{after}"
                 self._write(folder / job, case, processes, job=job, interrupt="stop 5")
-        run_matrix(folder, processes)
+        run_gang(folder, 1, processes, "support.resume_matrix", str(folder), seconds=500)
         return folder
 
     def _moved(self, processes: int) -> Path:
@@ -79,7 +76,7 @@ class Worlds:
             for case in MOVED:
                 job = f"{name(case)}-{before}-to-{processes}"
                 self._write(folder / f"{name(case)}-from-{before}", case, processes, job=job)
-        run_matrix(folder, processes)
+        run_gang(folder, 1, processes, "support.resume_matrix", str(folder), seconds=500)
         return folder
 
     def _write(self, workspace: Path, case: Case, processes: int, *, job: str, interrupt: str | None = None) -> None:
@@ -106,24 +103,6 @@ class Worlds:
 
 def name(case: Case) -> str:
     return "-".join(map(str, case)).replace(".", "")
-
-
-def run_matrix(folder: Path, processes: int) -> None:
-    """Trains all workspaces of a folder in the same processes."""
-    settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "FINETUNE_COLLECTIVE_TIMEOUT": "60"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={processes}"]
-    command += ["--master-addr=127.0.0.1", f"--master-port={free_port()}", "--max-restarts=0"]
-    log = folder.with_suffix(".log")
-    with log.open("w") as output:
-        ended = subprocess.run(
-            [*command, "--module", "support.resume_matrix", str(folder)],
-            env={**os.environ, **settings, "PYTHONPATH": TESTS},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            timeout=500,
-            check=False,
-        )
-    assert ended.returncode == 0, log.read_text()[-8000:]
 
 
 @pytest.fixture(scope="module")

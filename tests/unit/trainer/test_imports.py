@@ -1,4 +1,4 @@
-"""A training process imports bitsandbytes only if its plan uses it."""
+"""A training process imports only what it needs."""
 
 from __future__ import annotations
 
@@ -33,3 +33,15 @@ def test_who_needs_it(fields: dict[str, Any], expected: bool) -> None:
 def test_peft_imports_it_only_then(optimizer: str, imported: int) -> None:
     spec = make_spec(optimizer=optimizer).to_json()
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", _WORKER, spec], check=False).returncode == imported
+
+
+def test_muon_is_imported_without_being_compiled() -> None:
+    program = """
+import torch
+from deepspeed.runtime import compiler
+from finetune_trainer.training import engine
+from deepspeed.runtime.zero.muon.original_muon import muon_update
+assert not hasattr(muon_update, "_torchdynamo_orig_callable")
+assert compiler.compile() is torch.compile
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)

@@ -22,14 +22,15 @@ BOUND_SECONDS = 60
 # A parent whose children run some Python each; it says how they ended.
 _FAMILY = """
 import json, signal, subprocess, sys
-from finetune_trainer.training.ranks import _AWAITED, Family
-signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
-free = lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
+from finetune_trainer.training.ranks import AWAITED, Family
+signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
+free = lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
 children = [subprocess.Popen([sys.executable, "-c", code], preexec_fn=free) for code in sys.argv[2:]]
 ends = Family({child.pid: rank for rank, child in enumerate(children)}, float(sys.argv[1])).wait()
 print(json.dumps(ends))
 """
-_SLEEP = "import time; print('ready', flush=True); time.sleep(600)"
+# Short naps: a signal that comes just before a long one begins would be handled after it.
+_SLEEP = "import time; print('ready', flush=True); any(time.sleep(0.05) for _ in range(12_000))"
 _STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {_SLEEP}"
 _ORDERLY = f"import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(77)); {_SLEEP}"
 
@@ -55,8 +56,8 @@ def plan() -> RunPlan:
 
 def test_what_a_rank_is_told(plan: RunPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", raising=False)
-    assert list(ranks_of(plan, 1)) == [2, 3]
-    assert rank_environment(plan, 1, 3) == {
+    assert list(ranks_of(plan.world, 1)) == [2, 3]
+    assert rank_environment(plan.world, 1, 3) == {
         "RANK": "3",
         "LOCAL_RANK": "1",
         "GROUP_RANK": "1",

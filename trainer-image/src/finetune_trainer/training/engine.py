@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime import compiler
 from deepspeed.utils import safe_get_full_fp32_param
 from peft import PeftModel
 
@@ -22,6 +24,23 @@ from finetune_trainer.training.scoring import Scorer, Wanted
 # Elements per communication bucket. DeepSpeed's 500 million would take 1 GB of each GPU before training starts.
 _BUCKET_ELEMENTS = 50_000_000
 _NEVER = 2**31
+
+
+def _import_muon_as_it_is() -> None:
+    """Imports DeepSpeed's Muon without compiling it.
+
+    ZeRO asks of every optimizer whether it is that one, and Muon's module has functions compiled while it is imported:
+    this would load the whole compiler of PyTorch in every process, for what nothing here uses.
+    """
+    compiling = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = compiling
+
+
+_import_muon_as_it_is()
 
 
 def deepspeed_config(spec: FineTuneJobSpec) -> dict[str, Any]:

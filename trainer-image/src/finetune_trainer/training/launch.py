@@ -77,7 +77,7 @@ def _launch(plan: RunPlan, environment: MutableMapping[str, str]) -> StageOutcom
         process_environment(choose_device(plan.world, environment, gpus), plan.world.threads_per_process)
     )
     _prepare_workspace(workspace, plan)
-    ranks, grace = ranks_of(plan, node), plan.spec.checkpoint.grace_period_seconds - _SPARE_SECONDS
+    ranks, grace = ranks_of(plan.world, node), plan.spec.checkpoint.grace_period_seconds - _SPARE_SECONDS
     with Ranks(workspace, ranks, grace, {**environment, **OFFLINE}) as processes:
         _fetch(plan, workspace, environment)
         _call_roll(plan, node, environment)
@@ -158,7 +158,7 @@ def node_end(plan: RunPlan, workspace: Workspace, node: int, signals: dict[int, 
     Raises:
         TrainerError: a worker ended without an outcome and without a signal.
     """
-    ranks = ranks_of(plan, node)
+    ranks = ranks_of(plan.world, node)
     width = len(ranks)
     files = sorted(
         (path for rank in ranks if (path := workspace.outcome(rank)).exists()), key=lambda path: path.stat().st_mtime_ns

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune_api.plan import NODE_RANK_VARIABLE, RunPlan
+from finetune_api.plan import NODE_RANK_VARIABLE, RunPlan, World
 from finetune_trainer.imports import training_process
 from finetune_trainer.outcome import STOP_SIGNALS
 from finetune_trainer.signals import die_with_parent
@@ -30,7 +30,7 @@ GO = "go\n"
 # What the launcher needs of the grace period to say how the ranks ended.
 LAST_WORDS_SECONDS = 5
 _OWN = (signal.SIGCHLD, signal.SIGALRM)
-_AWAITED = STOP_SIGNALS + _OWN
+AWAITED = STOP_SIGNALS + _OWN
 
 
 def main(plan: RunPlan) -> int:
@@ -48,10 +48,10 @@ def main(plan: RunPlan) -> int:
     forks = forks and _has_one_thread()
     node, workspace = int(os.environ.get(NODE_RANK_VARIABLE, "0")), workspace_of(os.environ)
     # Signals wait until somebody asks for them: sigwait here, a rank as soon as it has handlers of its own.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     pids: dict[int, int] = {}
-    for rank in ranks_of(plan, node):
-        own = rank_environment(plan, node, rank)
+    for rank in ranks_of(plan.world, node):
+        own = rank_environment(plan.world, node, rank)
         pid = os.fork() if forks else _start_afresh(workspace, own)
         if pid == 0:
             return _train(plan, own)
@@ -61,18 +61,17 @@ def main(plan: RunPlan) -> int:
     return int(any(ends.values()))
 
 
-def ranks_of(plan: RunPlan, node: int) -> range:
+def ranks_of(world: World, node: int) -> range:
     """Ranks of the training processes of one pod."""
-    width = plan.world.processes_per_node
+    width = world.processes_per_node
     return range(node * width, (node + 1) * width)
 
 
-def rank_environment(plan: RunPlan, node: int, rank: int) -> dict[str, str]:
+def rank_environment(world: World, node: int, rank: int) -> dict[str, str]:
     """What PyTorch and DeepSpeed read of the world, https://docs.pytorch.org/docs/stable/elastic/run.html."""
-    world = plan.world
     return {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank - ranks_of(plan, node).start),
+        "LOCAL_RANK": str(rank - ranks_of(world, node).start),
         "GROUP_RANK": str(node),
         "WORLD_SIZE": str(world.size),
         "LOCAL_WORLD_SIZE": str(world.processes_per_node),
@@ -130,7 +129,7 @@ class Family:
         """By rank, exit code or negative signal of each, once all have ended. Signals must be blocked."""
         self._reap()
         while self._living:
-            number = signal.sigwait(_AWAITED)
+            number = signal.sigwait(AWAITED)
             if number in STOP_SIGNALS:
                 self._stop()
             elif number == signal.SIGALRM:
