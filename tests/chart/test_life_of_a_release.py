@@ -21,6 +21,7 @@ from support.operated import Object, Platform, eventually, finished, is_true
 
 JOBS = tuple(f"job-{number}" for number in range(int(os.environ.get("FINETUNE_CHART_JOBS", "2"))))
 CRD = "finetunejobs.finetune.dev"
+CRDS = [f"customresourcedefinition.apiextensions.k8s.io/{name}" for name in (CRD, "finetuneprofiles.finetune.dev")]
 # Of the Prometheus operator, which is not on a sandbox.
 FOREIGN = {"ServiceMonitor", "PrometheusRule"}
 
@@ -145,7 +146,7 @@ def test_uninstall_leaves_crds_and_jobs_only(bare: Platform, release: Release, t
     asked = ",".join(kind for kind in kinds if not kind.startswith("events"))
     label = f"app.kubernetes.io/instance={RELEASE}"
     left = bare.kubectl("get", asked, "-A", "-l", label, "-o", "name").split()
-    assert left == [f"customresourcedefinition.apiextensions.k8s.io/{CRD}"]
+    assert left == CRDS
     # So that pods which run can report to the next operator.
     secrets = bare.kubectl("get", "secrets", "-n", NAMESPACE, "-o", "name").split()
     assert secrets == ["secret/finetune-operator-progress-ca"]

@@ -121,7 +121,7 @@ def started_training(store: Store, workdir: Path) -> subprocess.Popen[str]:
     command = store.command(store.manifest(hyperparameters=long), "--workdir", str(workdir))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
-    while not any(" worker " in line for line in processes_in(workdir / "train-0").values()):
+    while not any(" workers " in line for line in processes_in(workdir / "train-0").values()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "training did not start"
         time.sleep(0.1)
@@ -167,5 +167,9 @@ def test_plans_and_logs_are_kept_in_the_workdir(own_store: Store, tmp_path: Path
 
     assert result.code == 11
     plan = json.loads((workdir / "prepare.plan.json").read_text())
-    assert plan["stores"]["output"] == {"endpointURL": f"file://{own_store.root}", "addressingStyle": "Auto"}
+    assert plan["stores"]["output"] == {
+        "endpointURL": f"file://{own_store.root}",
+        "addressingStyle": "Auto",
+        "checksum": "CRC64NVME",
+    }
     assert (workdir / "prepare-0.log").exists()

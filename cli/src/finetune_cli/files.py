@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from finetune_api.job import FineTuneJob
 from finetune_api.profile import PROFILE_KIND, FineTuneProfile
 from finetune_cli.errors import InvalidManifestError, UsageError
 from finetune_cli.manifests import load_documents, select_jobs
 from finetune_cli.output import note
-from finetune_cli.validation import read_job, read_profile
+from finetune_cli.validation import read_profile
 
 
 def job_documents(file: str) -> tuple[dict[str, Any], ...]:
@@ -86,18 +85,6 @@ def profile_of(file: str | None, manifest: dict[str, Any]) -> FineTuneProfile | 
     if profile.spec.namespace_selector:
         note(f"{file}: namespaceSelector is not looked at, since labels of namespaces need a cluster")
     return profile
-
-
-def one_job(file: str, name: str | None, namespace: str | None, profile_file: str | None = None) -> FineTuneJob:
-    """The one valid job of a file that is meant.
-
-    Raises:
-        UsageError: as :func:`one_document` and :func:`profile_of`.
-        InvalidManifestError: it breaks the resource's rules, or is out of the profile's bounds.
-    """
-    manifest = one_document(file, name, namespace)
-    profile = profile_of(profile_file, manifest)
-    return read_job(manifest, file, profile.spec if profile else None)
 
 
 def name_in(manifest: dict[str, Any]) -> str:

@@ -115,8 +115,7 @@ class ProgressWriter:
             if report.checkpoint and not (known and known.checkpoint == report.checkpoint):
                 await tell_of(self._kube, _identity(key, report.uid), report.checkpoint)
             if report.progress and not (known and known.progress == report.progress):
-                manifest = _manifest(key, report.uid, report.progress)
-                await self._kube.apply_status(manifest, PLURAL, PROGRESS_MANAGER)
+                await write_progress(self._kube, _identity(key, report.uid), report.progress)
         except KubeError as error:
             logger.warning("progress of %s/%s could not be written, trying again: %s", *key, error)
             return error.status not in (404, 409)
@@ -128,10 +127,18 @@ def _identity(key: Name, uid: str) -> dict[str, str]:
     return {"namespace": key[0], "name": key[1], "uid": uid}
 
 
-def _manifest(key: Name, uid: str, progress: Progress) -> dict[str, object]:
-    return {
+async def write_progress(kube: Kube, identity: dict[str, str], progress: Progress) -> str:
+    """Writes the progress of the job that ``identity`` (its metadata) names. Returns the job's version then.
+
+    Raises:
+        Conflict: ``identity`` names a version, and the job has changed since.
+        KubeError: refused, or no answer.
+    """
+    manifest = {
         "apiVersion": API_VERSION,
         "kind": KIND,
-        "metadata": _identity(key, uid),
+        "metadata": identity,
         "status": {"progress": progress.to_wire()},
     }
+    written = await kube.apply_status(manifest, PLURAL, PROGRESS_MANAGER)
+    return str(written["metadata"]["resourceVersion"])

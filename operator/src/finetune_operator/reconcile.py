@@ -22,7 +22,7 @@ from finetune_operator.naming import FIELD_MANAGER, JOB_LABEL, JOB_UID_LABEL, QU
 from finetune_operator.observation import ChildJob, Observation, observe
 from finetune_operator.policy import Policy
 from finetune_operator.profiles import account_named, has_begun, named_profile
-from finetune_operator.progress import Reports
+from finetune_operator.progress import Reports, write_progress
 from finetune_operator.quotas import worth_reading
 from finetune_operator.standing import is_final, known_status
 from finetune_operator.upstreams import MAX_CHAIN, next_needed
@@ -106,13 +106,25 @@ class Reconciler:
                 await self._write_status(seen.manifest, refused(seen, str(error)))
             raise
         await self._delete(key.namespace, decision)
-        version = await self._write_status(seen.manifest, decision.status)
+        manifest = await self._with_last_progress(seen) if is_final(decision.status) else seen.manifest
+        version = await self._write_status(manifest, decision.status)
         if (due := wanted(seen, decision.status)) != published(seen.manifest):
             identity = {field: seen.manifest["metadata"][field] for field in ("name", "namespace", "uid")}
             await tell(self._kube, identity | {"resourceVersion": version}, due)
         if is_final(decision.status):
             self._reports.end(key.namespace, key.name, seen.manifest["metadata"]["uid"])
         return decision.requeue_after
+
+    async def _with_last_progress(self, seen: Observation) -> Object:
+        """The job once it tells the last that was reported: who waits for its end must find the whole course."""
+        metadata, report = seen.manifest["metadata"], seen.report
+        if report is None or report.progress is None or report.uid != metadata["uid"]:
+            return seen.manifest
+        if (seen.manifest.get("status") or {}).get("progress") == report.progress.to_wire():
+            return seen.manifest
+        identity = {field: metadata[field] for field in _IDENTITY if field in metadata}
+        version = await write_progress(self._kube, identity, report.progress)
+        return {**seen.manifest, "metadata": {**metadata, "resourceVersion": version}}
 
     async def _observe(self, key: Key) -> Observation:
         manifest = await self._kube.get(API_VERSION, PLURAL, key.namespace, key.name)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api import progression
 from finetune_api.crd import job_schema
 from finetune_api.outcomes import Failure, FailureClass, Stage, StageOutcome
 from finetune_api.reports import Progress, ProgressReport
@@ -41,13 +42,15 @@ FOUND = Prepared(
     steps=3,
 )
 
+PLAN = progression.first_plan(JOB.spec, None, ())
+
 
 def after(seconds: int) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
 def prepared_status(found: Prepared = FOUND) -> FineTuneJobStatus:
-    return transitions.prepared(transitions.preparing(START), JOB.spec, found, after(1))
+    return transitions.prepared(transitions.preparing(START, PLAN), JOB.spec, found, after(1))
 
 
 def report(stage: Stage, sequence: int, step: int | None = None) -> ProgressReport:
@@ -65,7 +68,7 @@ def conditions(status: FineTuneJobStatus) -> dict[str, str]:
 
 
 def test_a_run_from_start_to_end() -> None:
-    status = transitions.preparing(START)
+    status = transitions.preparing(START, PLAN)
     assert conditions(status) == {"Validated": "SpecValid", "Reconciling": "Preparing"}
 
     status = transitions.training(prepared_status(), after(2))
@@ -114,7 +117,7 @@ def test_an_adopted_run_is_complete_without_an_attempt() -> None:
 
 @pytest.mark.parametrize(("started", "reason"), [(False, "PrepareFailed"), (True, "RunFailed")])
 def test_a_failure_names_its_stage_and_remedy(started: bool, reason: str) -> None:
-    before = transitions.training(prepared_status(), after(2)) if started else transitions.preparing(START)
+    before = transitions.training(prepared_status(), after(2)) if started else transitions.preparing(START, PLAN)
     failure = Failure(
         failure_class=FailureClass.DATA_ERROR, message="rows.jsonl line 17: no JSON", remedy="Correct it."
     )

@@ -9,7 +9,7 @@ import pytest
 
 from finetune_api.outcomes import Stage
 from finetune_operator.errors import AlreadyExists, KubeError, NamespaceTerminating
-from finetune_operator.naming import JOB_LABEL
+from finetune_operator.naming import JOB_LABEL, PROGRESS_MANAGER
 from finetune_operator.progress import Reports
 from finetune_operator.reconcile import Key, Reconciler, status_manifest
 from support.builders import (
@@ -111,6 +111,15 @@ def test_published_job_is_complete_with_its_artifact() -> None:
     assert bench.new_writes() == [STATUS, "create Event Published"]
     assert bench.true_conditions() == {"Validated", "Prepared", "ArtifactVerified", "Complete"}
     assert bench.status["artifact"]["bytes"] == 12345
+    assert bench.new_writes() == []
+
+
+def test_the_last_report_is_told_before_the_end() -> None:
+    bench = _Bench()
+    bench.training_ended()
+    bench.reports.accept(NAMESPACE, NAME, report(stage=Stage.PUBLISH, step=100))
+    assert bench.new_writes() == [f"status of {NAME} by {PROGRESS_MANAGER}", STATUS, "create Event Published"]
+    assert bench.status["progress"]["step"] == 100
     assert bench.new_writes() == []
 
 

@@ -52,11 +52,15 @@ def run_command(
     Progress goes to standard error, the final resource as YAML to standard output. The exit code is 0 only when the job
     is Complete.
     """
-    from finetune_cli.files import one_job
-    from finetune_cli.local.command import places_of, run_locally
+    from finetune_cli.files import one_document, profile_of
+    from finetune_cli.local.command import first_plan, places_of, run_locally
+    from finetune_cli.validation import read_job
 
     if not local:
         raise UsageError("only --local runs are served; to run on a cluster use finetune submit FILE")
-    job = one_job(file, name, namespace, profile)
+    manifest = one_document(file, name, namespace)
+    under = profile_of(profile, manifest)
+    job = read_job(manifest, file, under.spec if under else None)
     places = places_of(job, store, pvc or [], upstream)
-    raise typer.Exit(run_locally(job, places, workdir, status_file, cpu_in_place_of_gpus))
+    plan = first_plan(manifest, job, under)
+    raise typer.Exit(run_locally(job, plan, places, workdir, status_file, cpu_in_place_of_gpus))

@@ -10,7 +10,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from finetune_api import progression
+from finetune_api.effective import told_fields
 from finetune_api.job import FineTuneJob
+from finetune_api.profile import FineTuneProfile
+from finetune_api.status import PlanStatus, ProfileSnapshot
+from finetune_cli.effective import effective_fields
 from finetune_cli.errors import UnsupportedHereError, UsageError
 from finetune_cli.files import job_documents
 from finetune_cli.local.display import StatusLines
@@ -51,8 +56,29 @@ def _upstream_resource(file: str | None) -> dict[str, Any] | None:
     return found[0]
 
 
+def first_plan(manifest: dict[str, Any], job: FineTuneJob, profile: FineTuneProfile | None) -> PlanStatus:
+    """What is decided of a job before its inputs are looked at, as the operator tells it.
+
+    Args:
+        manifest: the job as it was written.
+        job: the same, valid and effective.
+        profile: what it runs under.
+    """
+    spec = profile.spec if profile else None
+    snapshot = None
+    if profile:
+        known = profile.metadata
+        snapshot = ProfileSnapshot(name=known.name, generation=known.generation, spec=profile.spec.to_wire())
+    return progression.first_plan(job.spec, snapshot, told_fields(effective_fields(manifest, job, spec)))
+
+
 def run_locally(
-    job: FineTuneJob, places: Places, workdir: Path | None, status_file: Path | None, cpu_in_place_of_gpus: bool
+    job: FineTuneJob,
+    plan: PlanStatus,
+    places: Places,
+    workdir: Path | None,
+    status_file: Path | None,
+    cpu_in_place_of_gpus: bool,
 ) -> int:
     """Runs a job, prints the final resource and returns the exit code.
 
@@ -65,7 +91,7 @@ def run_locally(
         folder = workdir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finetune-")))
         folder.mkdir(parents=True, exist_ok=True)
         machine = Machine(folder.resolve(), os.environ, cpu_in_place_of_gpus)
-        return _execute(LocalRun(job, places, machine, StatusLines(errors())), status_file)
+        return _execute(LocalRun(job, plan, places, machine, StatusLines(errors())), status_file)
 
 
 def _execute(run: LocalRun, status_file: Path | None) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import ExitCode, Failure, Stage, StageOutcome, deadline_exceeded
 from finetune_api.plan import SIMULATED_GPUS_VARIABLE, RunPlan
-from finetune_api.status import FineTuneJobStatus
+from finetune_api.status import FineTuneJobStatus, PlanStatus
 from finetune_cli.errors import BrokenStageError, MissingDevicesError
 from finetune_cli.local import status as transitions
 from finetune_cli.local.failures import Ended, exit_code_of, root_cause
@@ -59,9 +59,14 @@ class Machine:
 
 @dataclass
 class LocalRun:
-    """One run and its status so far; ``observe`` is called each time that changes."""
+    """One run and its status so far; ``observe`` is called each time that changes.
+
+    Attributes:
+        plan: what is decided before the inputs are looked at.
+    """
 
     job: FineTuneJob
+    plan: PlanStatus
     places: Places
     machine: Machine
     observe: Observer
@@ -92,7 +97,7 @@ class LocalRun:
             kill_run(self._run)
 
     def _stages(self) -> int:
-        self._set(transitions.preparing(_now(), self.places.upstream))
+        self._set(transitions.preparing(_now(), self.plan, self.places.upstream))
         plan = prepare_plan(self.job, self.places, free_port())
         ended = self._run_nodes(Stage.PREPARE, plan, None)
         failure = root_cause(ended)

@@ -15,6 +15,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import (
     AttemptStatus,
     FineTuneJobStatus,
+    PlanStatus,
     Reason,
     StageStatus,
     State,
@@ -41,9 +42,9 @@ def _entered(status: FineTuneJobStatus, state: State, reason: Reason, message: s
     return status.model_copy(update={"state": state, "conditions": said})
 
 
-def preparing(now: datetime, upstream: Upstream | None = None) -> FineTuneJobStatus:
+def preparing(now: datetime, plan: PlanStatus, upstream: Upstream | None = None) -> FineTuneJobStatus:
     """The status at the start of a run; ``upstream`` is what a ``job://`` model stands for."""
-    status = FineTuneJobStatus(observed_generation=GENERATION, start_time=now, upstream=upstream)
+    status = FineTuneJobStatus(observed_generation=GENERATION, start_time=now, plan=plan, upstream=upstream)
     status = progression.with_stage(status, StageStatus(name=Stage.PREPARE, started=now))
     return _entered(status, State.PREPARING, Reason.PREPARING, "checking and preparing the inputs", now)
 

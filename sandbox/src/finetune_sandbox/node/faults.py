@@ -55,8 +55,8 @@ class FaultInjector:
         chosen = [process for process in worker.processes() if _matches(process, fault.process)]
         if not chosen:
             raise FaultRefused(f"no process of {fault.namespace}/{fault.name} has {fault.process!r} in its command")
-        # Children first: a parent that sees one end could end the others in another way.
-        for process in reversed(chosen):
+        # Parents first: one that sees a child end could end by itself before its turn comes.
+        for process in chosen:
             process.send(_SIGNALS[fault.kind])
         return f"sent {_SIGNALS[fault.kind].name} to {len(chosen)} processes of {fault.namespace}/{fault.name}"
 
