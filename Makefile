@@ -7,8 +7,8 @@ SHELL := bash
 BIN := $(CURDIR)/.venv/bin
 # ninja, kubectl, weed and torchrun live in the environment.
 export PATH := $(BIN):$(PATH)
-# Two workers: most tests wait for processes. Files stay together, since their fixtures run whole trainings.
-PYTEST_FLAGS ?= -q -n 2 --dist loadfile
+# More workers than two cores: half of the time tests wait. Files stay together, since their fixtures run whole trainings.
+PYTEST_FLAGS ?= -q -n 3 --dist loadfile
 
 .PHONY: help env demo demo-dpo test faults lint crds verify bench images clean
 

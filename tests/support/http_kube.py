@@ -14,21 +14,28 @@ import yaml
 from aiohttp import web
 
 from finetune_api import GROUP, PLURAL, VERSION
-from finetune_operator.errors import KubeError
+from finetune_api.profile import PROFILE_PLURAL
+from finetune_operator.errors import KubeError, NotFound
 from support.fake_kube import FakeKube, finish
 
 Object = dict[str, Any]
 
 _RESOURCES = {
     # kopf waits for namespaces and CRDs, whatever it is to watch.
-    "v1": {"pods": "Pod", "configmaps": "ConfigMap", "services": "Service", "namespaces": "Namespace"},
+    "v1": {
+        "pods": "Pod",
+        "configmaps": "ConfigMap",
+        "services": "Service",
+        "namespaces": "Namespace",
+        "resourcequotas": "ResourceQuota",
+    },
     "apiextensions.k8s.io/v1": {"customresourcedefinitions": "CustomResourceDefinition"},
     "batch/v1": {"jobs": "Job"},
     "events.k8s.io/v1": {"events": "Event"},
     "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
-    f"{GROUP}/{VERSION}": {PLURAL: "FineTuneJob"},
+    f"{GROUP}/{VERSION}": {PLURAL: "FineTuneJob", PROFILE_PLURAL: "FineTuneProfile"},
 }
-_CLUSTER_SCOPED = {"namespaces", "customresourcedefinitions"}
+_CLUSTER_SCOPED = {"namespaces", "customresourcedefinitions", PROFILE_PLURAL}
 _POLL_SECONDS = 0.05
 # What ends a watch, or makes it useless, without being its regular end.
 ENDING_FAULTS = ("410", "429", "500", "reset", "403", "garbage")
@@ -121,6 +128,9 @@ class HttpKube:
             return _discovery(parts, version)
         namespace = rest[1] if rest[0] == "namespaces" and len(rest) > 2 else None
         plural, *name = rest[2:] if namespace else rest
+        kind = _RESOURCES.get(version, {}).get(plural)
+        if kind is None:
+            raise NotFound(404, "NotFound", "the server could not find the requested resource")
         manager = request.query.get("fieldManager", "")
         if request.method == "POST":
             return finish(self.kube.create(body or {}, manager))
@@ -133,7 +143,6 @@ class HttpKube:
         if name:
             return finish(self.kube.get(version, plural, namespace or "", name[0]))
         items = finish(self.kube.list(version, plural, namespace, request.query.get("labelSelector", "")))
-        kind = _RESOURCES[version][plural]
         metadata = {"resourceVersion": self.kube.version}
         return {"apiVersion": version, "kind": f"{kind}List", "metadata": metadata, "items": items}
 

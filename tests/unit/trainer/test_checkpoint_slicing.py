@@ -100,7 +100,8 @@ def test_blocks_cover_a_copy_exactly(source: int, length: int) -> None:
 @pytest.mark.parametrize(("stored", "ranks"), [(1, 1), (2, 1), (1, 3), (4, 2), (2, 5)])
 def test_all_blocks_are_verified_by_somebody(stored: int, ranks: int) -> None:
     shards = [
-        Shard(rank=rank, file=StoredFile(name="", size=0, sums=("",) * (rank + 1)), parts=()) for rank in range(stored)
+        Shard(rank=rank, file=StoredFile(name=f"rank-{rank}", size=0, sums=("",) * (rank + 1)), parts=())
+        for rank in range(stored)
     ]
     seen = set().union(*(verified_by(rank, ranks, shards) for rank in range(ranks)))
     assert seen == {(rank, block) for rank in range(stored) for block in range(rank + 1)}
