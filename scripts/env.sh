@@ -6,6 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Not the interpreter of the environment that is about to be replaced.
+PATH="$(printf %s "$PATH" | tr : '\n' | grep -vxF "$PWD/.venv/bin" | paste -sd:)"
 python="${PYTHON:-python3}"
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/finetune-operator"
 uv_version=0.13.9
