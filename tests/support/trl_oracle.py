@@ -89,12 +89,9 @@ def _reward(rows: Any, indices: Sequence[int]) -> Columns:
     return {"chosen_ids": [c[0].tolist() for c, _ in pairs], "rejected_ids": [r[0].tolist() for _, r in pairs]}
 
 
-def oracle(
-    spec: FineTuneJobSpec, model: Any, reference: Any, rows: Any, indices: Sequence[int], steps: int, folder: Path
-) -> Any:
-    """TRL's trainer of a spec's objective over some rows in this order, a global batch per step on one process."""
-    method, options = spec.method, spec.hyperparameters
-    arguments: dict[str, Any] = {
+def _settings(options: Any, steps: int, folder: Path) -> dict[str, Any]:
+    """What every trainer of TRL is told."""
+    return {
         "output_dir": str(folder),
         "use_cpu": True,
         "bf16": False,
@@ -114,46 +111,51 @@ def oracle(
         "max_length": options.max_sequence_length,
         "remove_unused_columns": False,
     }
+
+
+def _own_settings(method: Any) -> dict[str, Any]:
+    """What the trainer of an objective is told beside; TRL's defaults are ours where the manifest says nothing."""
+    if method.objective is Objective.ORPO:
+        return {"beta": float(method.orpo.beta) if method.orpo else 0.1}
+    if method.objective is Objective.REWARD:
+        return {"center_rewards_coefficient": float(method.reward.centering) if method.reward else None}
+    if method.objective is Objective.KTO and method.kto:
+        names = ("beta", "desirable_weight", "undesirable_weight")
+        return {name: float(getattr(method.kto, name)) for name in names}
+    if method.objective is Objective.DPO and method.dpo:
+        given = method.dpo
+        smoothing = float(given.label_smoothing)
+        return {"beta": float(given.beta), "loss_type": given.loss.value, "label_smoothing": smoothing}
+    return {}
+
+
+def _columns(objective: Objective, rows: Any, indices: Sequence[int], batch: int) -> Columns:
+    if objective is Objective.KTO:
+        return _kto(rows, indices, batch)
+    makers = {Objective.SFT: _sft, Objective.DPO: _dpo, Objective.ORPO: _orpo, Objective.REWARD: _reward}
+    return makers[objective](rows, indices)
+
+
+_TRAINERS: dict[Objective, tuple[Any, Any]] = {
+    Objective.SFT: (SFTTrainer, SFTConfig),
+    Objective.DPO: (DPOTrainer, DPOConfig),
+    Objective.ORPO: (ORPOTrainer, ORPOConfig),
+    Objective.KTO: (KTOTrainer, KTOConfig),
+    Objective.REWARD: (RewardTrainer, RewardConfig),
+}
+
+
+def oracle(
+    spec: FineTuneJobSpec, model: Any, reference: Any, rows: Any, indices: Sequence[int], steps: int, folder: Path
+) -> Any:
+    """TRL's trainer of a spec's objective over some rows in this order, a global batch per step on one process."""
+    objective, options = spec.method.objective, spec.hyperparameters
+    trainer, config = _TRAINERS[objective]
+    arguments = config(**_settings(options, steps, folder), **_own_settings(spec.method))
+    dataset = Dataset.from_dict(_columns(objective, rows, indices, options.global_batch_size))
     extra: dict[str, Any] = {} if reference is None else {"ref_model": reference}
-    trainer: Any
-    if method.objective is Objective.SFT:
-        trainer, config, columns = SFTTrainer, SFTConfig(**arguments), _sft(rows, indices)
-    elif method.objective is Objective.ORPO:
-        config = ORPOConfig(**arguments, beta=float(method.orpo.beta) if method.orpo else 0.1)
-        trainer, columns = ORPOTrainer, _orpo(rows, indices)
-    elif method.objective is Objective.KTO:
-        given = method.kto
-        weights = (
-            {}
-            if given is None
-            else {
-                "beta": float(given.beta),
-                "desirable_weight": float(given.desirable_weight),
-                "undesirable_weight": float(given.undesirable_weight),
-            }
-        )
-        trainer, config = KTOTrainer, KTOConfig(**arguments, **weights)
-        columns = _kto(rows, indices, options.global_batch_size)
-    elif method.objective is Objective.REWARD:
-        centering = float(method.reward.centering) if method.reward else None
-        trainer, config = RewardTrainer, RewardConfig(**arguments, center_rewards_coefficient=centering)
-        columns = _reward(rows, indices)
-    else:
-        given_dpo = method.dpo
-        chosen = (
-            {}
-            if given_dpo is None
-            else {
-                "beta": float(given_dpo.beta),
-                "loss_type": given_dpo.loss.value,
-                "label_smoothing": float(given_dpo.label_smoothing),
-            }
-        )
-        trainer, config, columns = DPOTrainer, DPOConfig(**arguments, **chosen), _dpo(rows, indices)
     recording = type("Recording", (_Recording, trainer), {"losses": []})
-    return recording(
-        model, args=config, train_dataset=Dataset.from_dict(columns), processing_class=tiny_tokenizer(), **extra
-    )
+    return recording(model, args=arguments, train_dataset=dataset, processing_class=tiny_tokenizer(), **extra)
 
 
 def first_batch(trainer: Any) -> Any:

@@ -44,4 +44,4 @@ from deepspeed.runtime.zero.muon.original_muon import muon_update
 assert not hasattr(muon_update, "_torchdynamo_orig_callable")
 assert compiler.compile() is torch.compile
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=False).returncode == 0
