@@ -72,6 +72,12 @@ def test_a_finished_job_is_not_trained_again(
     assert again["status"]["attempts"] == []
 
 
+def at_rest(job: Object) -> bool:
+    """Suspended, with every pod gone and its last checkpoint told."""
+    ended = condition(job, "Suspended").get("message", "").startswith("spec.suspend is true")
+    return ended and "checkpoint" in job["status"]
+
+
 def test_suspend_frees_the_pods_and_resume_runs_to_the_end(platform: Platform, namespace: str) -> None:
     platform.submit(namespace, "paused", **MIDDLE)
     platform.wait(namespace, "paused", training)
@@ -79,7 +85,8 @@ def test_suspend_frees_the_pods_and_resume_runs_to_the_end(platform: Platform, n
     stopped = platform.wait(namespace, "paused", lambda job: is_true(job, "Suspended"), 60)
     assert stopped["status"]["state"] == "Suspended"
     assert not is_true(stopped, "Running")
-    kept = stopped["status"]["checkpoint"]["step"]
+    saved = platform.wait(namespace, "paused", at_rest, 60)
+    kept = saved["status"]["checkpoint"]["step"]
     phases = [pod["status"]["phase"] for pod in platform.children("pods", namespace, "paused", "train")]
     assert set(phases) <= {"Failed", "Succeeded"}
 
