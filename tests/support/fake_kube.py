@@ -155,7 +155,8 @@ class FakeKube(Kube):
     async def read_same(self, manifest: Object) -> Object:
         return await self.get(*self._identity(manifest))
 
-    async def apply_status(self, manifest: Object, plural: str, manager: str) -> Object:
+    def _guarded(self, manifest: Object, plural: str) -> Object:
+        """What a manifest is to be applied to, if that is the object, and the version, that it names."""
         identity = self._identity(manifest, plural)
         if identity not in self.objects:
             raise NotFound(404, "NotFound", identity[3])
@@ -164,6 +165,11 @@ class FakeKube(Kube):
             raise Conflict(409, "Conflict", "the UID differs")
         if manifest["metadata"].get("resourceVersion", known["metadata"]["resourceVersion"]) != _version(known):
             raise Conflict(409, "Conflict", "the object has been modified")
+        return known
+
+    async def apply_status(self, manifest: Object, plural: str, manager: str) -> Object:
+        identity = self._identity(manifest, plural)
+        known = self._guarded(manifest, plural)
         self._write(f"status of {identity[3]} by {manager}")
         by_manager = self._statuses.setdefault(identity, {})
         by_manager[manager] = copy.deepcopy(manifest["status"])
@@ -175,13 +181,7 @@ class FakeKube(Kube):
     async def apply(self, manifest: Object, plural: str, manager: str) -> Object:
         """Annotations only, of one manager: there is no other use."""
         identity = self._identity(manifest, plural)
-        if identity not in self.objects:
-            raise NotFound(404, "NotFound", identity[3])
-        known = self.objects[identity]
-        if known["metadata"]["uid"] != manifest["metadata"]["uid"]:
-            raise Conflict(409, "Conflict", "the UID differs")
-        if manifest["metadata"].get("resourceVersion", known["metadata"]["resourceVersion"]) != _version(known):
-            raise Conflict(409, "Conflict", "the object has been modified")
+        known = self._guarded(manifest, plural)
         self._write(f"annotations of {identity[3]} by {manager}")
         owned = self._annotations.get((identity, manager), set())
         kept = {key: value for key, value in known["metadata"].get("annotations", {}).items() if key not in owned}
