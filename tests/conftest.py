@@ -8,7 +8,7 @@ from support.clusters import cluster
 
 __all__ = ["cluster"]
 
-# The tests' tensors are tiny, and two test workers share the machine: threads would only wait for each other, which
+# The tests' tensors are tiny, and several test workers share the machine: threads would only wait for each other, which
 # OpenMP does by spinning. Read when PyTorch is imported; a pod's processes have a number of their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
