@@ -1,12 +1,17 @@
 """Fixtures of every test. Fixtures of a session are imported here and nowhere else, or each importer gets its own."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 from support.clusters import cluster
 
 __all__ = ["cluster"]
+
+# Files of these take minutes, most of it waiting. First, so that no worker is left alone with one at the end.
+_LONG = ("chart", "cluster", "faults", "training", "local", "docs")
 
 # The tests' tensors are tiny, and several test workers share the machine: threads would only wait for each other, which
 # OpenMP does by spinning. Read when PyTorch is imported; a pod's processes have a number of their own.
@@ -15,3 +20,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No deadlines on a busy machine, and no files beside the sources; the same examples in every run.
 settings.register_profile("project", deadline=None, database=None, derandomize=True)
 settings.load_profile("project")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Puts the longest folders first; within one the order stays."""
+    folders = [config.rootpath / "tests" / folder for folder in _LONG]
+
+    def rank(file: Path) -> int:
+        return next((number for number, folder in enumerate(folders) if folder in file.parents), len(folders))
+
+    items.sort(key=lambda item: rank(item.path))

@@ -72,9 +72,10 @@ def _training_jobs(platform: Platform, namespace: str) -> dict[str, str]:
     """UID of the one training Job of each job that has any."""
     found = {}
     for name in JOBS:
-        for job in platform.children("jobs", namespace, name, "train"):
-            assert name not in found, f"{name} was started twice"
-            found[name] = job["metadata"]["uid"]
+        uids = [job["metadata"]["uid"] for job in platform.children("jobs", namespace, name, "train")]
+        assert len(uids) <= 1, f"{name} was started twice:\n{platform.story(namespace, platform.job(namespace, name))}"
+        for uid in uids:
+            found[name] = uid
     return found
 
 

@@ -52,9 +52,13 @@ def test_finished_jobs_are_complete_without_a_training_pod(platform: Platform, r
     names = [manifest["metadata"]["name"] for manifest in manifests]
 
     def jobs() -> list[Object]:
-        return [job for job in (rebuilt.job(namespace, name) for name in names) if finished(job)]
+        return [rebuilt.job(namespace, name) for name in names]
 
-    eventually(lambda: len(jobs()) == JOBS, _HANGS_AFTER_SECONDS)
+    def unfinished() -> str:
+        stories = [rebuilt.story(namespace, job) for job in jobs() if not finished(job)]
+        return "\n".join([*stories, *rebuilt.operator_log()])
+
+    eventually(lambda: all(map(finished, jobs())), _HANGS_AFTER_SECONDS, unfinished)
     assert {condition(job, "Complete").get("reason") for job in jobs()} == {"Adopted"}
     assert {job["status"]["artifact"]["uri"].split("/")[-2] for job in jobs()} == set(names)
     made = json.loads(rebuilt.kubectl("get", "jobs,pods", "-n", namespace, "-o", "json"))["items"]

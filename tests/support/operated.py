@@ -187,6 +187,11 @@ class Platform:
     def _items(self, kind: str, namespace: str, *arguments: str) -> list[Object]:
         return list(json.loads(self.kubectl("get", kind, "-n", namespace, "-o", "json", *arguments))["items"])
 
+    def operator_log(self, lines: int = 60) -> list[str]:
+        """The last lines that the operator, a process of this machine, has written."""
+        assert self.operator
+        return self.operator.log.read_text(errors="replace").splitlines()[-lines:]
+
     def wait(self, namespace: str, name: str, until: Callable[[Object], bool], seconds: float = 300) -> Object:
         """The job as soon as something is true of it; a job that ends otherwise fails at once, with its status."""
         seen: Object = {}
