@@ -143,7 +143,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=20)
     parser.add_argument("--output", type=Path, default=PROJECT / "benchmarks" / "results" / "latency.json")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, Sandbox.up(Path(folder) / "state") as sandbox:
+    with tempfile.TemporaryDirectory() as folder, Sandbox.up(Path(folder) / "state", attached=True) as sandbox:
         result: dict[str, Any] = asdict(run(sandbox.kubeconfig, sandbox.environment(), options.jobs))
         version = json.loads(kubectl(sandbox.kubeconfig, "version", "-o", "json"))["serverVersion"]["gitVersion"]
     for name, value in result.items():

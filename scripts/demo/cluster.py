@@ -59,7 +59,7 @@ def sandbox_cluster(folder: Path) -> Iterator[Cluster]:
     Raises:
         ControlPlaneUnavailable: none can be had here.
     """
-    with Sandbox.up(folder, nodes=2) as sandbox:
+    with Sandbox.up(folder, nodes=2, attached=True) as sandbox:
         yield Cluster(sandbox.kubeconfig, sandbox.environment(), "default")
 
 

@@ -24,7 +24,7 @@ def control_plane() -> Path:
 @pytest.fixture(scope="module")
 def sandbox(control_plane: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """A sandbox with two nodes of eight GPUs each."""
-    with Sandbox.up(tmp_path_factory.mktemp("sandbox") / "state", nodes=2, gpus_per_node=8) as running:
+    with Sandbox.up(tmp_path_factory.mktemp("sandbox") / "state", nodes=2, gpus_per_node=8, attached=True) as running:
         yield running
 
 

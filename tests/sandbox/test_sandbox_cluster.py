@@ -219,7 +219,7 @@ def test_two_at_once_and_nothing_left_of_the_second(sandbox: Sandbox, kubectl: R
     """In a folder that existed before and whose name is longer than a socket's may be."""
     folder = tmp_path / ("long-" * 20)
     folder.mkdir(parents=True)
-    with Sandbox.up(folder) as second:
+    with Sandbox.up(folder, attached=True) as second:
         assert not set(sandbox.state.ports.values()) & set(second.state.ports.values())
         created = kubectl("create", "namespace", "second", KUBECONFIG=str(second.kubeconfig))
         assert created.returncode == 0, created.stderr

@@ -16,6 +16,7 @@ from finetune_sandbox.binaries import BINARIES
 from finetune_sandbox.errors import PartFailed
 from finetune_sandbox.layout import SHARED_MEMORY, Layout, memory_folder
 from finetune_sandbox.processes import Identity
+from support.clusters import PROJECT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -149,6 +150,28 @@ def test_a_removed_state_directory_ends_everything(state_dir: Path) -> None:
     state_dir.rename(state_dir.parent / "moved")
     assert processes.wait(sandbox.state.processes(), 30)
     assert not state_dir.exists()
+
+
+def test_an_attached_sandbox_and_operator_end_with_a_process_that_is_killed(state_dir: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from finetune_sandbox import Sandbox\n"
+        "from finetune_sandbox.installation import OperatorProcess, install\n"
+        "sandbox = Sandbox.up(sys.argv[1], attached=True)\n"
+        "install(sandbox.kubeconfig, Path(sys.argv[2]))\n"
+        "print(OperatorProcess.start(sandbox.kubeconfig, Path(sys.argv[3])).process.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    line = [sys.executable, "-c", code, str(state_dir), str(PROJECT), str(tmp_path)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout
+        operator = processes.identify(int(owner.stdout.readline()))
+        assert operator
+        running = Sandbox.open(state_dir).state.processes()
+        owner.kill()
+    assert processes.wait([*running, operator], 30)
+    assert processes.marked(state_dir) == []
 
 
 def test_an_interrupted_up_leaves_nothing(state_dir: Path, control_plane: Path) -> None:

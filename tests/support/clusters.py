@@ -69,6 +69,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         install(Path(existing), PROJECT)
         yield Cluster(Path(existing))
         return
-    with Sandbox.up(tmp_path_factory.mktemp("cluster") / "state", nodes=4, gpus_per_node=8) as sandbox:
+    with Sandbox.up(tmp_path_factory.mktemp("cluster") / "state", nodes=4, gpus_per_node=8, attached=True) as sandbox:
         install(sandbox.kubeconfig, PROJECT)
         yield Cluster(sandbox.kubeconfig, sandbox)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ import yaml
 from finetune_sandbox import kueue
 from finetune_sandbox.installation import kubectl
 from finetune_sandbox.ports import Reservation
+from finetune_sandbox.processes import spawn
 from finetune_sandbox.rest import answers
 from support import helm
 from support.operated import eventually
@@ -106,8 +108,8 @@ class Kueue:
         config.write_text(json.dumps(configuration(ports, certificates)))
         self.reservation.release()
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig)}
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen([command, f"--config={config}"], stdout=log, stderr=log, env=environment)
+        argv = [str(command), f"--config={config}"]
+        self.process = spawn(argv, environment, self.folder, self.log, signal.SIGKILL)
         eventually(lambda: self._certificate(certificates), _START_SECONDS, self.tail)
         eventually(lambda: answers(ports["health"], "/readyz") == 200, _START_SECONDS, self.tail)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from finetune_sandbox import parts
 from finetune_sandbox.cluster import store_program
 from finetune_sandbox.layout import Layout
 from finetune_sandbox.ports import LOOPBACK, Reservation
+from finetune_sandbox.processes import spawn
 
 ACCESS_KEY, SECRET_KEY = "TESTACCESSKEY", "test-secret-key-of-forty-characters-0000"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
@@ -31,14 +33,8 @@ def object_store(folder: Path) -> Iterator[str]:
     part = parts.store(store_program(), Layout(folder), ports, parts.Credentials(ACCESS_KEY, SECRET_KEY))
     (folder / "data" / "objects").mkdir(parents=True)
     reservation.release()
-    with (folder / "seaweedfs.log").open("wb") as log:
-        process = subprocess.Popen(
-            part.argv,
-            cwd=folder,
-            env={**part.environment, "PATH": "/usr/bin:/bin", "HOME": str(folder)},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    environment = {**part.environment, "PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    process = spawn(part.argv, environment, folder, folder / "seaweedfs.log", signal.SIGKILL)
     endpoint = f"http://{LOOPBACK}:{ports[parts.S3_PORT]}"
     try:
         _wait(process, endpoint, folder / "seaweedfs.log")

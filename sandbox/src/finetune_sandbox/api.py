@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from finetune_sandbox import faults, lifecycle, parts
+from finetune_sandbox import faults, lifecycle, parts, processes
 from finetune_sandbox.layout import Layout, default_state_dir
 from finetune_sandbox.shape import Shape
 from finetune_sandbox.state import State
@@ -30,10 +31,15 @@ class Sandbox:
         cpus_per_node: str = "64",
         memory_per_node: str = "64Gi",
         simulate: bool = False,
+        attached: bool = False,
     ) -> Self:
-        """Start a sandbox and return when it is ready; raises what ``lifecycle.up`` raises."""
+        """Start a sandbox and return when it is ready; raises what ``lifecycle.up`` raises.
+
+        One that is attached goes down with this process, whatever ends it.
+        """
         root = _absolute(state_dir)
-        return cls(root, lifecycle.up(root, Shape(nodes, gpus_per_node, cpus_per_node, memory_per_node, simulate)))
+        shape = Shape(nodes, gpus_per_node, cpus_per_node, memory_per_node, simulate)
+        return cls(root, lifecycle.up(root, shape, processes.identify(os.getpid()) if attached else None))
 
     @classmethod
     def open(cls, state_dir: str | Path | None = None) -> Self:

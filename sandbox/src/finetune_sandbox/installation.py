@@ -16,6 +16,7 @@ import yaml
 
 from finetune_sandbox.errors import RequestFailed
 from finetune_sandbox.ports import LOOPBACK, Reservation
+from finetune_sandbox.processes import spawn
 from finetune_sandbox.rest import answers
 from finetune_sandbox.service_account import service_account_kubeconfig
 
@@ -128,15 +129,14 @@ class OperatorProcess:
         return operator
 
     def launch(self) -> None:
-        """Starts the process, also again after :meth:`kill` or :meth:`stop`."""
+        """Starts the process, also again after :meth:`kill` or :meth:`stop`. It ends with this one."""
         health = _free_port()
         address = f"{LOOPBACK}:{self.progress_port}"
         command = [sys.executable, "-m", "finetune_operator", "--trainer-image", DEFAULT_IMAGE]
         command += ["--namespace", OPERATOR_NAMESPACE, "--health-listen", f"{LOOPBACK}:{health}"]
         command += ["--progress-listen", address, "--progress-url", f"https://{address}", *self.options]
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig)}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        self.process = spawn(command, environment, self.log.parent, self.log, signal.SIGTERM)
         self._await(lambda: answers(health, "/healthz") is not None)
 
     def _await(self, ready: Callable[[], bool]) -> None:

@@ -26,8 +26,8 @@ _POLL_SECONDS = 0.05
 _SUPERVISOR = "supervisor"
 
 
-def up(root: Path, shape: Shape) -> State:
-    """Start a sandbox in ``root`` and return when all of it is ready.
+def up(root: Path, shape: Shape, owner: Identity | None = None) -> State:
+    """Start a sandbox in ``root`` and return when all of it is ready. It ends when ``owner`` does, if there is one.
 
     Raises:
         ControlPlaneUnavailable: there are no binaries and no way to compile them.
@@ -46,7 +46,7 @@ def up(root: Path, shape: Shape) -> State:
     lock = _occupy(layout)
     try:
         made_root = _clear_remains(layout, made_root)
-        supervisor = _launch_supervisor(layout, shape, folder, made_root, lock)
+        supervisor = _launch_supervisor(layout, _request(shape, folder, made_root, owner), lock)
     finally:
         os.close(lock)
     return _await_ready(layout, supervisor)
@@ -123,8 +123,12 @@ def _clear_remains(layout: Layout, made_root: bool) -> bool:
     return made_root
 
 
-def _launch_supervisor(layout: Layout, shape: Shape, folder: Path, made_root: bool, lock: int) -> Identity:
-    request = {"shape": asdict(shape), "binaries": str(folder), "made_root": made_root}
+def _request(shape: Shape, folder: Path, made_root: bool, owner: Identity | None) -> dict[str, object]:
+    whose = asdict(owner) if owner else None
+    return {"shape": asdict(shape), "binaries": str(folder), "made_root": made_root, "owner": whose}
+
+
+def _launch_supervisor(layout: Layout, request: dict[str, object], lock: int) -> Identity:
     write_private(layout.request, json.dumps(request).encode())
     arguments = ["--state-dir", str(layout.root), "--lock-fd", str(lock)]
     with layout.log(_SUPERVISOR).open("ab") as log:

@@ -35,13 +35,16 @@ _STARTING_POLL_SECONDS, _RUNNING_POLL_SECONDS = 0.05, 0.2
 class Supervisor:
     """Runs one sandbox in this process. The only writer of the state file."""
 
-    def __init__(self, layout: Layout, shape: Shape, binaries: Path, made_root: bool) -> None:
-        """Nothing is started yet."""
+    def __init__(
+        self, layout: Layout, shape: Shape, binaries: Path, made_root: bool, owner: Identity | None = None
+    ) -> None:
+        """Nothing is started yet. The sandbox goes down when ``owner`` has ended."""
         supervisor = processes.identify(os.getpid())
         assert supervisor is not None
         self._layout = layout
         self._shape = shape
         self._binaries = binaries
+        self._owner = owner
         self._state = State(Phase.STARTING, supervisor, made_root)
         self._parts: dict[str, Part] = {}
         self._children: dict[int, subprocess.Popen[bytes]] = {}
@@ -86,7 +89,7 @@ class Supervisor:
         self._parts = {part.name: part for part in started.parts}
         credentials = started.credentials
         self._record(ports=started.ports, access_key=credentials.access_key, secret_key=credentials.secret_key)
-        while not self._stopping and not self._all_ready():
+        while self._wanted() and not self._all_ready():
             for part in parts.startable(started.parts, self._names(), self._names(ready=True)):
                 started.reservation.release(*part.ports)
                 self._launch(part)
@@ -97,15 +100,18 @@ class Supervisor:
                 raise self._not_ready()
             time.sleep(_STARTING_POLL_SECONDS)
         started.reservation.release()
-        if not self._stopping:
+        if self._wanted():
             self._record(phase=Phase.RUNNING)
+
+    def _wanted(self) -> bool:
+        return not self._stopping and (self._owner is None or self._owner.alive())
 
     def _in_place(self) -> bool:
         """False when somebody removed the state directory, after which nothing could find this sandbox again."""
         return self._layout.lock.exists()
 
     def _watch(self) -> None:
-        while not self._stopping and self._in_place():
+        while self._wanted() and self._in_place():
             time.sleep(_RUNNING_POLL_SECONDS)
             if self._reap() and not self._stopping:
                 self._record(phase=Phase.FAILED, message="\n".join(self._endings()))
@@ -208,8 +214,9 @@ def main() -> int:
     os.set_inheritable(arguments.lock_fd, False)
     layout = Layout(arguments.state_dir)
     request = json.loads(layout.request.read_bytes())
-    supervisor = Supervisor(layout, Shape(**request["shape"]), Path(request["binaries"]), request["made_root"])
-    return supervisor.run()
+    owner = Identity(**request["owner"]) if request["owner"] else None
+    shape, folder = Shape(**request["shape"]), Path(request["binaries"])
+    return Supervisor(layout, shape, folder, request["made_root"], owner).run()
 
 
 if __name__ == "__main__":

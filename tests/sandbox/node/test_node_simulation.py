@@ -15,7 +15,7 @@ from finetune_sandbox import Sandbox
 def sandbox(control_plane: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """Thirty nodes that run nothing."""
     state_dir = tmp_path_factory.mktemp("simulated") / "state"
-    with Sandbox.up(state_dir, nodes=30, gpus_per_node=8, simulate=True) as running:
+    with Sandbox.up(state_dir, nodes=30, gpus_per_node=8, simulate=True, attached=True) as running:
         yield running
 
 
