@@ -31,7 +31,8 @@ test: lint verify ## Run all checks and tests (KUBECONFIG set: cluster tests run
 	@python -m pytest $(PYTEST_FLAGS)
 
 faults: env ## Run the fault suite with 25 seeds instead of one (FAULT_SEED=n repeats one)
-	@FAULT_ROUNDS=$${FAULT_ROUNDS:-25} python -m pytest $(PYTEST_FLAGS) tests/faults tests/cluster/test_process_faults.py
+	@FAULT_ROUNDS=$${FAULT_ROUNDS:-25} python -m pytest $(PYTEST_FLAGS) tests/faults tests/cluster/test_process_faults.py \
+		tests/cluster/test_broken_ways.py
 
 lint: env ## ruff, mypy and the import contracts
 	@ruff check .

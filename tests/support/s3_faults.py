@@ -1,80 +1,18 @@
-"""A proxy before an S3-compatible store that breaks requests by a seed: the same requests meet the same faults.
-
-Which fault a request meets depends on the seed, on what is asked and on how often that was asked before, not on the
-order in which threads ask. Nothing is broken more than ``MOST_IN_A_ROW`` times in a row, less than any client gives up.
-"""
+"""A proxy before an S3-compatible store that breaks requests by a seed."""
 
 from __future__ import annotations
 
-import hashlib
-import random
-import re
-import socket
-import struct
-import threading
-import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import Enum
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-MOST_IN_A_ROW = 2
-STALL_SECONDS, SLOW_SECONDS, SLOW_PIECES = 0.3, 0.3, 10
-# Different in each run, and so no part of what a request is.
-_NAMES_OF_A_RUN = re.compile(r"(uploadId|X-Amz-[A-Za-z-]+|continuation-token)=[^&]*|-[0-9a-f]{8}(?=/|$|%2F)")
+from support.fault_proxy import UPSTREAM_SECONDS, Fault, Faults, FaultyHandler, Refusal, serving
 
 
-class Fault(Enum):
-    """What happens to a request."""
-
-    INTERNAL_ERROR = "answered with 500"
-    SLOW_DOWN = "answered with 503 SlowDown"
-    SLOW_DOWN_FOR = "answered with 503 SlowDown and Retry-After"
-    RESET = "connection reset before the answer; nothing is done"
-    RESET_WITHIN_BODY = "connection reset in the middle of what is sent; nothing is done"
-    STALL = "nothing happens for a while, then the connection is reset"
-    LOST_ANSWER = "done, but the answer does not arrive"
-    SLOW = "the answer comes in small pieces"
-    TRUNCATED = "the answer ends too early"
-    WRONG_BYTE = "one byte of the content is another"
-
-
-_OF_ANSWERS_WITH_CONTENT = {Fault.TRUNCATED, Fault.WRONG_BYTE}
-
-
-@dataclass
-class Faults:
-    """Decides what breaks, and keeps what was broken."""
-
-    seed: int
-    share: float = 0.25
-    kinds: tuple[Fault, ...] = tuple(Fault)
-    only: str = ""
-    met: list[tuple[Fault, str]] = field(default_factory=list)
-    asked: Counter[str] = field(default_factory=Counter)
-    _in_a_row: Counter[str] = field(default_factory=Counter)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def next(self, method: str, path: str, span: str) -> Fault | None:
-        """The fault that a request meets, if any. ``span`` is its Range header."""
-        name = f"{method} {_NAMES_OF_A_RUN.sub('', path)} {span}"
-        with self._lock:
-            self.asked[name] += 1
-            digest = hashlib.sha256(f"{self.seed} {name} {self.asked[name]}".encode()).digest()
-            dice = random.Random(digest)
-            possible = [kind for kind in self.kinds if method == "GET" or kind not in _OF_ANSWERS_WITH_CONTENT]
-            hit = possible and self.only in name and dice.random() < self.share
-            if not hit or self._in_a_row[name] >= MOST_IN_A_ROW:
-                self._in_a_row[name] = 0
-                return None
-            self._in_a_row[name] += 1
-            fault = dice.choice(possible)
-            self.met.append((fault, name))
-            return fault
+def _refusal(status: int, code: str, *headers: tuple[str, str]) -> Refusal:
+    content = f"<Error><Code>{code}</Code><Message>as asked</Message></Error>".encode()
+    return Refusal(status, content, (("Content-Type", "application/xml"), *headers))
 
 
 @contextmanager
@@ -82,123 +20,17 @@ def faulty(endpoint: str, faults: Faults) -> Iterator[str]:
     """Runs a proxy before a store and gives its endpoint."""
     target = urlsplit(endpoint)
     assert target.hostname
-    assert target.port
-    upstream = (target.hostname, target.port)
 
-    class Handler(_Handler):
-        pass
+    class Handler(FaultyHandler):
+        refusals = {  # noqa: RUF012 - not changed
+            Fault.INTERNAL_ERROR: _refusal(500, "InternalError"),
+            Fault.SLOW_DOWN: _refusal(503, "SlowDown"),
+            Fault.SLOW_DOWN_FOR: _refusal(503, "SlowDown", ("Retry-After", "1")),
+        }
 
-    Handler.upstream, Handler.faults = upstream, faults
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+        def connect(self) -> HTTPConnection:
+            return HTTPConnection(str(target.hostname), target.port, timeout=UPSTREAM_SECONDS)
 
-
-class _Reset(Exception):
-    """The connection ends here, without a word."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    upstream: tuple[str, int]
-    faults: Faults
-
-    def do_GET(self) -> None:
-        try:
-            self._answer(self.faults.next(self.command, self.path, self.headers.get("Range", "")))
-        except _Reset:
-            # With this, closing sends a reset instead of a farewell.
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True
-
-    def do_PUT(self) -> None:
-        self.do_GET()
-
-    def do_POST(self) -> None:
-        self.do_GET()
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_DELETE(self) -> None:
-        self.do_GET()
-
-    def _answer(self, fault: Fault | None) -> None:
-        length = int(self.headers.get("Content-Length", 0))
-        if fault is Fault.RESET_WITHIN_BODY:
-            self.rfile.read(length // 2)
-            raise _Reset
-        body = self.rfile.read(length)
-        match fault:
-            case Fault.INTERNAL_ERROR:
-                self._refuse(500, "InternalError")
-            case Fault.SLOW_DOWN:
-                self._refuse(503, "SlowDown")
-            case Fault.SLOW_DOWN_FOR:
-                self._refuse(503, "SlowDown", ("Retry-After", "1"))
-            case Fault.RESET:
-                raise _Reset
-            case Fault.STALL:
-                time.sleep(STALL_SECONDS)
-                raise _Reset
-            case _:
-                self._forward(body, fault)
-
-    def _refuse(self, status: int, code: str, *headers: tuple[str, str]) -> None:
-        content = f"<Error><Code>{code}</Code><Message>as asked</Message></Error>".encode()
-        kind = ("Content-Type", "application/xml")
-        self._send(status, [kind, ("Content-Length", str(len(content))), *headers])
-        self.wfile.write(b"" if self.command == "HEAD" else content)
-
-    def _send(self, status: int, headers: list[tuple[str, str]]) -> None:
-        self.send_response_only(status)
-        for name, value in headers:
-            self.send_header(name, value)
-        self.end_headers()
-
-    def _forward(self, body: bytes, fault: Fault | None) -> None:
-        connection = HTTPConnection(*self.upstream, timeout=60)
-        try:
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                connection.putheader(name, value)
-            connection.endheaders(body)
-            answer = connection.getresponse()
-            content, headers = answer.read(), answer.getheaders()
-        finally:
-            connection.close()
-        if fault is Fault.LOST_ANSWER:
-            raise _Reset
-        without = [(name, value) for name, value in headers if name.lower() not in ("transfer-encoding", "connection")]
-        if answer.getheader("Transfer-Encoding"):
-            without.append(("Content-Length", str(len(content))))
-        self._send(answer.status, without)
-        self._deliver(content, fault if answer.status in (200, 206) else None)
-
-    def _deliver(self, content: bytes, fault: Fault | None) -> None:
-        if fault is Fault.TRUNCATED and content:
-            self.wfile.write(content[: len(content) // 2])
-            self.wfile.flush()
-            raise _Reset
-        if fault is Fault.WRONG_BYTE and content and not content.startswith(b"<?xml"):
-            middle = len(content) // 2
-            content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        if fault is Fault.SLOW:
-            step = max(1, len(content) // SLOW_PIECES)
-            for start in range(0, len(content), step):
-                self.wfile.write(content[start : start + step])
-                time.sleep(SLOW_SECONDS / SLOW_PIECES)
-            return
-        self.wfile.write(content)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+    Handler.faults = faults
+    with serving(Handler) as address:
+        yield address

@@ -26,12 +26,14 @@ class KubeError(OperatorError):
     Attributes:
         status: HTTP status, 0 when no answer came.
         reason: machine-readable reason of the API server, such as NotFound.
+        asked_seconds: what it asked to wait before the next try; 0 for nothing.
     """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"{reason or status}: {message}")
         self.status = status
         self.reason = reason
+        self.asked_seconds = 0.0
 
 
 class NotFound(KubeError):

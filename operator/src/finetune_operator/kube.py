@@ -12,7 +12,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,11 @@ _TIMEOUT_SECONDS = 30.0
 # refuses one in three would let none come to its end. Every call but the creation of unnamed objects may be repeated.
 _RETRY_SECONDS = (0.2, 0.6)
 _PASSING = frozenset({429, 500, 502, 503, 504})
+# A connection that broke, as by a load balancer that lost its server. Not one that was refused, nor silence, which has
+# taken long enough: both come to the queue, which waits longer.
+_BROKEN = "ConnectionBroken"
+# An overloaded API server asks for a second; what asks for more is served by the queue's longer waits.
+_LONGEST_ASKED_SECONDS = 5.0
 _APPLY = "application/apply-patch+yaml"
 _PLURALS = {
     ("v1", "ConfigMap"): "configmaps",
@@ -133,6 +138,17 @@ def error_of(status: int, body: str) -> KubeError:
     return kinds.get(status, KubeError)(status, reason, message[:1024])
 
 
+def asked_seconds(headers: Mapping[str, str]) -> float:
+    """What the API server asked to wait; it sends whole seconds."""
+    asked = headers.get("Retry-After", "")
+    return float(asked) if asked.isdecimal() else 0.0
+
+
+def _passes(error: KubeError) -> bool:
+    """Whether the same call may well succeed a moment later."""
+    return error.status in _PASSING or error.reason == _BROKEN
+
+
 # Told of every request, in the thread that made it: method, resource, HTTP status (0 for no answer), seconds.
 Observer = Callable[[str, str, int, float], None]
 
@@ -186,8 +202,9 @@ class Kube:
             try:
                 return await loop.run_in_executor(self._threads, send)
             except KubeError as error:
-                if error.status not in _PASSING:
+                if not _passes(error):
                     raise
+                delay = max(delay, min(error.asked_seconds, _LONGEST_ASKED_SECONDS))
             await asyncio.sleep(delay)
         return await loop.run_in_executor(self._threads, send)
 
@@ -210,7 +227,11 @@ class Kube:
             status = 200
         except ApiException as error:
             status = error.status or 0
-            raise error_of(status, str(error.body or error.reason or "")) from error
+            refused = error_of(status, str(error.body or error.reason or ""))
+            refused.asked_seconds = asked_seconds(error.headers or {})
+            raise refused from error
+        except urllib3.exceptions.ProtocolError as error:
+            raise KubeError(0, _BROKEN, f"{method} {path}: {error}") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise KubeError(0, "Unreachable", f"{method} {path}: {error or type(error).__name__}") from error
         finally:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+import yaml
 from kubernetes.client import Configuration
 
 from finetune_api import API_VERSION, PLURAL
 from finetune_operator.errors import AlreadyExists, KubeError
-from finetune_operator.kube import Kube
+from finetune_operator.kube import Kube, asked_seconds
+from support.api_faults import faulty_api
 from support.builders import NAME, NAMESPACE, stored
 from support.fake_kube import FakeKube, put_job
+from support.fault_proxy import Fault, Faults
 from support.http_kube import HttpKube
 
 
@@ -29,6 +36,16 @@ def client(server: HttpKube) -> Iterator[Kube]:
     client = Kube(Configuration(host=f"http://127.0.0.1:{server.port}"))
     yield client
     client.close()
+
+
+@contextmanager
+def faulty_client(server: HttpKube, folder: Path, fault: Fault) -> Iterator[tuple[Kube, Faults]]:
+    """A client each of whose requests meets a fault twice."""
+    faults = Faults(seed=1, share=1.0, kinds=(fault,))
+    with faulty_api(server.write_kubeconfig(folder / "kubeconfig"), faults, folder) as (through, _):
+        client = Kube(Configuration(host=yaml.safe_load(through.read_text())["clusters"][0]["cluster"]["server"]))
+        yield client, faults
+        client.close()
 
 
 def _refuse(server: HttpKube, *answers: int) -> list[str]:
@@ -78,3 +95,39 @@ def test_event_is_not_sent_twice(server: HttpKube, client: Kube) -> None:
     with pytest.raises(KubeError):
         asyncio.run(client.create({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": unnamed}, "test"))
     assert asked == ["POST events"]
+
+
+@pytest.mark.parametrize("fault", [Fault.RESET, Fault.LOST_ANSWER, Fault.TRUNCATED], ids=lambda fault: fault.name)
+def test_call_whose_connection_breaks_is_repeated(server: HttpKube, tmp_path: Path, fault: Fault) -> None:
+    with faulty_client(server, tmp_path, fault) as (client, faults):
+        found = asyncio.run(client.get(API_VERSION, PLURAL, NAMESPACE, NAME))
+        assert found["metadata"]["name"] == NAME
+    assert [met for met, _ in faults.met] == [fault] * 2
+
+
+def test_api_server_gets_the_time_that_it_asks_for(server: HttpKube, tmp_path: Path) -> None:
+    with faulty_client(server, tmp_path, Fault.SLOW_DOWN_FOR) as (client, faults):
+        started = time.monotonic()
+        asyncio.run(client.get(API_VERSION, PLURAL, NAMESPACE, NAME))
+        assert time.monotonic() - started >= len(faults.met) == 2
+
+
+def test_a_server_that_does_not_listen_is_left_to_the_queue() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        seen: list[int] = []
+        client = Kube(
+            Configuration(host=f"http://127.0.0.1:{nobody.getsockname()[1]}"), lambda *call: seen.append(call[2])
+        )
+        with pytest.raises(KubeError, match="Unreachable"):
+            asyncio.run(client.get(API_VERSION, PLURAL, NAMESPACE, NAME))
+        client.close()
+    assert seen == [0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [("1", 1.0), ("", 0.0), ("Sun, 22 Nov 2026 12:00:00 GMT", 0.0), ("-1", 0.0)]
+)
+def test_what_a_server_asks_for_in_seconds(asked: str, seconds: float) -> None:
+    assert asked_seconds({"Retry-After": asked}) == seconds
+    assert asked_seconds({}) == 0

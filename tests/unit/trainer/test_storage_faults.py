@@ -18,7 +18,8 @@ from finetune_trainer.storage.ranges import PIECE_BYTES
 from finetune_trainer.storage.s3 import open_store
 from support.object_store import CREDENTIALS
 from support.run_plans import FIELDS, Place
-from support.s3_faults import Fault, Faults, faulty
+from support.fault_proxy import Fault, Faults
+from support.s3_faults import faulty
 
 LARGE = 3 * PIECE_BYTES + 5
 
@@ -115,7 +116,7 @@ def test_content_that_stays_wrong_is_refused(proxied: Proxied, tmp_path: Path) -
 
 
 def test_a_store_that_stays_busy_is_given_up(proxied: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("support.s3_faults.MOST_IN_A_ROW", 100)
+    monkeypatch.setattr("support.fault_proxy.MOST_IN_A_ROW", 100)
     faults = Faults(seed=1, share=1.0, kinds=(Fault.SLOW_DOWN,))
     with pytest.raises(StorageError, match=r"SlowDown \(HTTP 503\)"):
         proxied.store(faults).put(proxied.at("faulty/small"), b"1")
