@@ -16,9 +16,9 @@ from finetune_trainer.errors import StorageError
 from finetune_trainer.storage.interface import ObjectStore
 from finetune_trainer.storage.ranges import PIECE_BYTES
 from finetune_trainer.storage.s3 import open_store
+from support.fault_proxy import Fault, Faults
 from support.object_store import CREDENTIALS
 from support.run_plans import FIELDS, Place
-from support.fault_proxy import Fault, Faults
 from support.s3_faults import faulty
 
 LARGE = 3 * PIECE_BYTES + 5

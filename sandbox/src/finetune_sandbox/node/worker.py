@@ -56,6 +56,8 @@ class PodWorker:
         self._processes: dict[str, Handle] = {}
         self._stop = asyncio.Event()
         self._deletion = asyncio.Event()
+        # Held while files of the pod are written or removed: what is written during the removal would outlast it.
+        self._files = asyncio.Lock()
         self._gone = False
         self._kill_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -68,7 +70,7 @@ class PodWorker:
             if self.pod.get("status", {}).get("phase") not in TERMINAL:
                 await self._live_until_stopped()
             self._services.ended()
-            await asyncio.to_thread(self._services.runner.remove)
+            await self._remove_files()
             await self._deletion.wait()
             if not self._gone:
                 await self._publisher.flush()
@@ -105,8 +107,17 @@ class PodWorker:
 
     async def refresh(self) -> None:
         """Bring generated volumes up to date while the pod runs."""
-        if any(isinstance(record.state, Running) for record in self.facts.init_containers + self.facts.containers):
-            await self._services.runner.refresh(self.pod)
+        async with self._files:
+            if any(isinstance(record.state, Running) for record in self.facts.init_containers + self.facts.containers):
+                await self._services.runner.refresh(self.pod)
+
+    async def _remove_files(self) -> None:
+        """Remove what the pod no longer needs. Files that stay do no harm; a pod whose end nobody hears of does."""
+        async with self._files:
+            try:
+                await asyncio.to_thread(self._services.runner.remove)
+            except OSError as error:
+                _log.warning("files of pod %s stay: %s", self.pod["metadata"]["name"], error)
 
     def _status(self, known: Json) -> Json:
         return build_status({**self.pod, "status": known}, self.facts, now())
