@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, get_scheduler
 
 from finetune_api.spec import FineTuneJobSpec, HyperparametersSpec, LoraOptions, Objective, Optimizer, Precision, Tuning
@@ -43,8 +43,10 @@ def load_model(folder: Path, spec: FineTuneJobSpec, **options: Any) -> Any:
     return model
 
 
-def tuned(base: Any, spec: FineTuneJobSpec) -> Any:
-    """The model with those weights asking for gradients that the tuning trains."""
+def tuned(base: Any, spec: FineTuneJobSpec, adapter: Path | None = None) -> Any:
+    """The model with those weights asking for gradients that the tuning trains, ``adapter`` being one to go on from."""
+    if adapter:
+        return PeftModel.from_pretrained(base, str(adapter), is_trainable=True)
     if spec.method.tuning.adapts:
         lora = spec.method.lora or LoraOptions()
         torch.manual_seed(spec.hyperparameters.seed)
@@ -74,7 +76,13 @@ def _optimizer(options: HyperparametersSpec, weights: list[torch.Tensor]) -> tor
 
 
 def train_reference(
-    model_folder: Path, spec: FineTuneJobSpec, train: Rows, held_out: Rows, steps: int, **load: Any
+    model_folder: Path,
+    spec: FineTuneJobSpec,
+    train: Rows,
+    held_out: Rows,
+    steps: int,
+    adapter: Path | None = None,
+    **load: Any,
 ) -> Reference:
     """Trains with weights in the precision of the spec, masters and optimizer in float32."""
     options, loss_function = spec.hyperparameters, loss_of(spec)
@@ -82,8 +90,10 @@ def train_reference(
     for module in base.modules():
         # Else bitsandbytes computes in bfloat16 when it evaluates.
         module.support_avx512bf16_for_cpu = False
-    reference = deepcopy(base)
-    model = tuned(base, spec)
+    plain = deepcopy(base)
+    model = tuned(base, spec, adapter)
+    # The reference is what the model was before its first step.
+    reference = deepcopy(model) if adapter else plain
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(base.dtype)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_api.plan import Device, JobReference, RunPlan, StoreAccess, World, store_uses
+from finetune_api.plan import Device, HubPlace, JobReference, RunPlan, StoreAccess, World, store_uses
 from finetune_api.results import Prepared
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.uris import S3Location
@@ -77,8 +77,7 @@ class Place:
         prepared: Prepared | None = None,
         name: str = "haiku",
         claims: Mapping[str, str] | None = None,
-        hub_cache: str | None = None,
-        hub_token_variable: str | None = None,
+        hubs: Mapping[str, HubPlace] | None = None,
         **fields: Any,
     ) -> RunPlan:
         """A plan of the smallest spec on this store, with other values for whole fields of the spec."""
@@ -91,8 +90,7 @@ class Place:
             stores={use: StoreAccess(endpoint_url=self.endpoint) for use in store_uses(spec)},
             claims=dict(claims or {}),
             prepared=prepared,
-            hub_cache=hub_cache,
-            hub_token_variable=hub_token_variable,
+            hubs=dict(hubs or {}),
         )
 
     def spec(self, **fields: Any) -> FineTuneJobSpec:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_api.plan import Device, JobReference, RunPlan, StoreAccess, World, total_steps
+from finetune_api.plan import Device, JobReference, RunPlan, StoreAccess, World, store_uses, total_steps
 from finetune_api.results import Prepared, SplitSummary
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.splits import (
@@ -182,7 +182,7 @@ def make_plan(store: Path, spec: FineTuneJobSpec, summary: SplitsSummary, **chan
         attempt=1,
         spec=spec,
         world=world,
-        stores={"output": access, "model": access},
+        stores=dict.fromkeys(store_uses(spec), access),
     )
     prepared = Prepared(
         # One per spec: runs of one ID would go on from each other's checkpoints.

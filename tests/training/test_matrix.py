@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
@@ -72,7 +72,13 @@ OPTIONS = [
     Cell("sft", "lora", 3, '{"lora": {"rank": 4, "dora": true}}'),
     Cell("orpo", "lora", 1, '{"lora": {"rank": 4, "rankStabilized": true}}'),
 ]
-CELLS = GRID + QLORA + OPTIONS
+INITIAL = '{"lora": {"rank": 4, "alpha": 8, "initialAdapter": {"source": "s3://bucket/adapter"}}}'
+CONTINUED = [
+    *(Cell("sft", "lora", stage, INITIAL) for stage in range(4)),
+    *(Cell("sft", "qlora", stage, INITIAL) for stage in range(3)),
+    Cell("dpo", "lora", 3, INITIAL),
+]
+CELLS = GRID + QLORA + OPTIONS + CONTINUED
 
 
 class Matrix:
@@ -83,6 +89,7 @@ class Matrix:
         self.model = write_tiny_model(
             self.store / "bucket" / "model", hidden_size=16, heads=2, key_value_heads=1, max_positions=64
         )
+        self.adapter = write_adapter(self.model, self.store / "bucket" / "adapter")
         self.reference = cache(self._reference)
         self.trained = cache(self._trained)
 
@@ -95,7 +102,9 @@ class Matrix:
         # More threads only wait for each other on so small a model.
         torch.set_num_threads(1)
         try:
-            return train_reference(self.model, spec, *open_splits(self.data(objective)), STEPS, **quantized(tuning))
+            adapter = self.adapter if spec.method.initial_adapter else None
+            splits = open_splits(self.data(objective))
+            return train_reference(self.model, spec, *splits, STEPS, adapter, **quantized(tuning))
         finally:
             torch.set_num_threads(threads)
 
@@ -108,8 +117,21 @@ class Matrix:
                 (workspace / "plan.json").write_text(make_plan(self.store, cell.spec(), summary).to_json())
                 (workspace / "model").symlink_to(self.model)
                 (workspace / "data").symlink_to(self.data(objective))
+                (workspace / "adapter").symlink_to(self.adapter)
         run_gang(self._folder, 1, 2, "support.train_matrix", str(self._folder / "runs"), seconds=500)
         return self._folder / "runs"
+
+
+def write_adapter(model: Path, folder: Path) -> Path:
+    """An adapter that PEFT made and saved, of random weights that change the model."""
+    torch.manual_seed(3)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    for name, weight in adapted.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    adapted.save_pretrained(folder)
+    return folder
 
 
 def quantized(tuning: str) -> dict[str, Any]:
@@ -159,6 +181,15 @@ class TestEquality:
 def published(parameter: str) -> str:
     name = parameter.replace(".modules_to_save.default", "").replace(".default", "")
     return name.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
+
+
+def test_a_continued_adapter_begins_where_it_was_and_is_published_for_its_model(matrix: Matrix) -> None:
+    found = [line["loss"] for line in lines(matrix.trained() / CONTINUED[0].name)]
+    fresh = [line["loss"] for line in lines(matrix.trained() / Cell("sft", "lora", 0).name)]
+    # The first line is the held-out split before the first step.
+    assert abs(found[0] - fresh[0]) > 1e-3
+    config = json.loads((matrix.trained() / CONTINUED[3].name / "artifact" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == ("example/tiny-llama", 4, 8)
 
 
 def inputs() -> torch.Tensor:

@@ -21,7 +21,8 @@ from finetune_api.profile import (
     NodeShape,
     QuantityRange,
 )
-from finetune_api.spec import FineTuneJobSpec, S3Access
+from finetune_api.spec import FineTuneJobSpec, S3Access, WeightsSource
+from finetune_api.weights import weight_sources, weights_field
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 Range = IntegerRange | DecimalRange | QuantityRange
@@ -73,17 +74,23 @@ def too_many_steps(profile: FineTuneProfileSpec, steps: int) -> Violation | None
 
 
 def _models(spec: FineTuneJobSpec, rules: tuple[ModelRule, ...] | None) -> Iterator[Violation]:
-    source, revision = spec.model.source, spec.model.revision
-    if rules is None or source.startswith("job://"):
+    if rules is None:
         return
+    for use, weights in weight_sources(spec).items():
+        if not weights.source.startswith("job://"):
+            yield from _weights(weights_field(spec, use), weights, rules)
+
+
+def _weights(field: str, weights: WeightsSource, rules: tuple[ModelRule, ...]) -> Iterator[Violation]:
+    source, revision = weights.source, weights.revision
     fitting = [rule for rule in rules if fnmatch.fnmatchcase(source, _pattern(rule.source))]
     if not fitting:
         allowed = _listed(rule.source for rule in rules)
-        yield Violation("spec.model.source", source, f"the profile allows {allowed}", "name one of these models")
+        yield Violation(f"{field}.source", source, f"the profile allows {allowed}", "name one of these models")
     elif source.startswith("hf://") and not any(_revision_fits(rule, revision or "main") for rule in fitting):
         allowed = " or ".join(_described_revisions(rule) for rule in fitting)
         yield Violation(
-            "spec.model.revision", revision or "main", f"the profile asks for {allowed}", "set spec.model.revision"
+            f"{field}.revision", revision or "main", f"the profile asks for {allowed}", f"set {field}.revision"
         )
 
 
@@ -148,8 +155,9 @@ def _endpoints(spec: FineTuneJobSpec, allowed: tuple[str, ...] | None) -> Iterat
 
 
 def _accesses(spec: FineTuneJobSpec) -> Iterator[tuple[str, S3Access]]:
-    if spec.model.s3:
-        yield "spec.model.s3", spec.model.s3
+    for use, weights in weight_sources(spec).items():
+        if weights.s3:
+            yield f"{weights_field(spec, use)}.s3", weights.s3
     for index, source in enumerate(spec.dataset.train):
         if source.s3:
             yield f"spec.dataset.train[{index}].s3", source.s3

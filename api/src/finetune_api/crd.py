@@ -30,9 +30,19 @@ _JOB_RULES = (
         "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
         "metadata.name must be a DNS label: lower-case letters, digits and '-', starting with a letter",
     ),
-    (
-        "self.spec.model.source != 'job://' + self.metadata.name",
-        "spec.model.source names the job itself, whose result it would wait for; name another job",
+    *(
+        (
+            f"{absent}self.{path}.source != 'job://' + self.metadata.name",
+            f"{path}.source names the job itself, whose result it would wait for; name another job",
+        )
+        for path, absent in (
+            ("spec.model", ""),
+            (
+                "spec.method.lora.initialAdapter",
+                "!has(self.spec.method) || !has(self.spec.method.lora) || !has(self.spec.method.lora.initialAdapter) "
+                "|| ",
+            ),
+        )
     ),
 )
 
@@ -65,6 +75,7 @@ _IDENTITY = {
 }
 # Fields of a job's spec that no profile gives.
 _EACH_JOBS_OWN = frozenset({"profileRef", "suspend", "managedBy"})
+_EACH_JOBS_OWN_IN_GROUPS = ("model.source", "model.name", "dataset.train", "method.lora.initialAdapter")
 
 
 def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
@@ -203,10 +214,19 @@ def _defaults_schema() -> Schema:
     held against the effective spec."""
     spec = without(_written(effective_spec_schema()), "required", WRITTEN_RULES)
     fields = {name: child for name, child in spec["properties"].items() if name not in _EACH_JOBS_OWN}
-    for group, name in (("model", "source"), ("model", "name"), ("dataset", "train")):
-        kept = {key: child for key, child in fields[group]["properties"].items() if key != name}
-        fields[group] = fields[group] | {"properties": kept}
-    return spec | {"properties": fields}
+    return _without_fields(spec | {"properties": fields}, *_EACH_JOBS_OWN_IN_GROUPS)
+
+
+def _without_fields(schema: Schema, *paths: str) -> Schema:
+    """An object's schema without some fields, each given by its path."""
+    properties = dict(schema["properties"])
+    for path in paths:
+        name, _, rest = path.partition(".")
+        if rest:
+            properties[name] = _without_fields(properties[name], rest)
+        else:
+            del properties[name]
+    return schema | {"properties": properties}
 
 
 def profile_schema() -> Schema:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import Field
@@ -11,12 +12,12 @@ from pydantic import Field
 from finetune_api.base import Document, quantity_value
 from finetune_api.results import Prepared
 from finetune_api.spec import AddressingStyle, Checksum, FineTuneJobSpec, HubAccess, S3Access
-from finetune_api.upstream import Upstream
+from finetune_api.upstream import Upstream, Upstreams
+from finetune_api.weights import ADAPTER, MODEL, weight_sources
 
 PLAN_FILE = "plan.json"
 OUTPUT = "output"
-MODEL = "model"
-ADAPTER = "adapter"
+DATA = "data"
 
 # Environment of the pods that is not in the plan because it differs between the pods of one job.
 NODE_RANK_VARIABLE = "JOB_COMPLETION_INDEX"
@@ -52,6 +53,13 @@ class StoreAccess(Document):
     addressing_style: AddressingStyle = AddressingStyle.AUTO
     checksum: Checksum = Checksum.CRC64NVME
     environment_prefix: str | None = None
+
+
+class HubPlace(Document):
+    """How to reach the Hugging Face hub for one use, beside what the spec says of it."""
+
+    token_variable: Annotated[str | None, Field(default=None, description="Environment variable with the token.")]
+    cache: Annotated[str | None, Field(default=None, description="Folder that is HF_HOME.")]
 
 
 class World(Document):
@@ -93,30 +101,56 @@ class RunPlan(Document):
     world: World
     stores: Annotated[dict[str, StoreAccess], Field(description="By use: output, model, adapter, train-0, ...")]
     claims: Annotated[dict[str, str], Field(default_factory=dict, description="Mount path of each claim.")]
-    hub_token_variable: str | None = None
-    hub_cache: Annotated[str | None, Field(default=None, description="Folder that is HF_HOME.")]
-    data_hub_token_variable: str | None = None
-    data_hub_cache: Annotated[str | None, Field(default=None, description="Folder that is HF_HOME, for the data.")]
+    hubs: Annotated[dict[str, HubPlace], Field(default_factory=dict, description="By use: model, adapter, data.")]
     progress: ProgressEndpoint | None = None
     prepared: Prepared | None = None
-    upstream: Upstream | None = None
+    upstreams: Annotated[
+        dict[str, Upstream], Field(default_factory=dict, description="By use, what each job:// stands for.")
+    ]
+
+    @property
+    def upstream(self) -> Upstream | None:
+        """The job whose result is the model."""
+        return self.upstreams.get(MODEL)
+
+    @property
+    def starts_from_adapter(self) -> bool:
+        """Whether training begins with an adapter that was trained before."""
+        return self.spec.method.initial_adapter is not None or bool(self.upstream and self.upstream.is_adapter)
 
 
-def store_uses(spec: FineTuneJobSpec, upstream: Upstream | None = None) -> dict[str, S3Access]:
+NO_UPSTREAMS: Upstreams = MappingProxyType({})
+
+
+def store_uses(spec: FineTuneJobSpec, upstreams: Upstreams = NO_UPSTREAMS) -> dict[str, S3Access]:
     """Access of every use of a store in a resolved spec; a source without settings of its own uses the output's."""
     fallback = spec.output.s3
     validation = spec.dataset.validation.sources if spec.dataset.validation else None
-    uses = {OUTPUT: fallback, MODEL: spec.model.s3 or fallback}
+    uses = {OUTPUT: fallback} | {use: source.s3 or fallback for use, source in weight_sources(spec).items()}
     uses |= {f"train-{index}": source.s3 or fallback for index, source in enumerate(spec.dataset.train)}
     uses |= {f"validation-{index}": source.s3 or fallback for index, source in enumerate(validation or ())}
-    return uses | ({ADAPTER: upstream.s3} if upstream and upstream.is_adapter else {})
+    model = upstreams.get(MODEL)
+    # With an adapter of that job there is no other one.
+    return uses | ({ADAPTER: model.s3} if model and model.is_adapter else {})
+
+
+def hub_uses(spec: FineTuneJobSpec) -> dict[str, HubAccess | None]:
+    """By use, how the hub is reached for what comes from one; None where nothing is said of it."""
+    on_hub = {use: source for use, source in weight_sources(spec).items() if source.source.startswith("hf://")}
+    uses: dict[str, HubAccess | None] = {
+        use: source.hugging_face or spec.model.hugging_face for use, source in on_hub.items()
+    }
+    return uses | ({DATA: data_hub(spec)} if _has_hub_data(spec) else {})
 
 
 def data_hub(spec: FineTuneJobSpec) -> HubAccess | None:
     """How the hub of hf:// data is reached; None where nothing is said of it, or there is no such data."""
+    return spec.dataset.hugging_face or spec.model.hugging_face if _has_hub_data(spec) else None
+
+
+def _has_hub_data(spec: FineTuneJobSpec) -> bool:
     held_out = (spec.dataset.validation.sources if spec.dataset.validation else None) or ()
-    on_hub = any(source.source.startswith("hf://") for source in (*spec.dataset.train, *held_out))
-    return spec.dataset.hugging_face or spec.model.hugging_face if on_hub else None
+    return any(source.source.startswith("hf://") for source in (*spec.dataset.train, *held_out))
 
 
 def environment_prefix(use: str) -> str:
@@ -124,7 +158,7 @@ def environment_prefix(use: str) -> str:
     return use.upper().replace("-", "_") + "_"
 
 
-def cluster_stores(spec: FineTuneJobSpec, upstream: Upstream | None = None) -> dict[str, StoreAccess]:
+def cluster_stores(spec: FineTuneJobSpec, upstreams: Upstreams = NO_UPSTREAMS) -> dict[str, StoreAccess]:
     """Stores as pods in a cluster reach them: credentials by prefixed variables where a Secret is named."""
     return {
         use: StoreAccess(
@@ -134,16 +168,18 @@ def cluster_stores(spec: FineTuneJobSpec, upstream: Upstream | None = None) -> d
             checksum=access.checksum,
             environment_prefix=environment_prefix(use) if access.credentials_secret_ref else None,
         )
-        for use, access in store_uses(spec, upstream).items()
+        for use, access in store_uses(spec, upstreams).items()
     }
 
 
 def claims_of(spec: FineTuneJobSpec) -> tuple[str, ...]:
     """Names of the PersistentVolumeClaims that a spec reads, sorted."""
     validation = spec.dataset.validation.sources if spec.dataset.validation else None
-    sources = [spec.model.source, *(source.source for source in (*spec.dataset.train, *(validation or ())))]
+    weights = weight_sources(spec).values()
+    data = (*spec.dataset.train, *(validation or ()))
+    sources = [*(source.source for source in weights), *(source.source for source in data)]
     claims = {uri.removeprefix("pvc://").partition("/")[0] for uri in sources if uri.startswith("pvc://")}
-    hubs = (spec.model.hugging_face, spec.dataset.hugging_face)
+    hubs = (*(source.hugging_face for source in weights), spec.dataset.hugging_face)
     claims |= {hub.cache_claim for hub in hubs if hub and hub.cache_claim}
     return tuple(sorted(claims))
 

@@ -186,7 +186,7 @@ class ModelRule(Document):
         Field(
             min_length=1,
             max_length=1024,
-            description="Pattern for model.source, such as hf://HuggingFaceTB/*; * stands for any characters.",
+            description="Pattern for a source, such as hf://HuggingFaceTB/*; * stands for any characters.",
         ),
     ]
     revisions: Annotated[
@@ -195,13 +195,13 @@ class ModelRule(Document):
             default=None,
             min_length=1,
             max_length=64,
-            description="Patterns for model.revision of an hf:// model, one of which must fit. Default: any.",
+            description="Patterns for the revision of an hf:// source, one of which must fit. Default: any.",
             json_schema_extra=_ATOMIC,
         ),
     ]
     pinned: Annotated[
         bool,
-        Field(default=False, description="true asks that model.revision of an hf:// model is a full commit."),
+        Field(default=False, description="true asks that the revision of an hf:// source is a full commit."),
     ]
 
 
@@ -213,7 +213,8 @@ class BoundsSpec(Document):
         Field(
             default=None,
             max_length=256,
-            description="Base models; one rule must fit. A job:// model passed the bounds of its own job.",
+            description="Base models, and other weights that a job names; one rule must fit. A job:// source passed "
+            "the bounds of its own job.",
             json_schema_extra=_ATOMIC,
         ),
     ]

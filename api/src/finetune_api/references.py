@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from finetune_api.job import FineTuneJob
-from finetune_api.spec import LoraOptions, ModelSpec
+from finetune_api.spec import LoraOptions, LoraShape, ModelSpec, WeightsSource
 from finetune_api.upstream import ADAPTER_KIND, Upstream
 
 
-def upstream_of(finished: FineTuneJob, asked: ModelSpec) -> Upstream | None:
+def upstream_of(finished: FineTuneJob, asked: WeightsSource) -> Upstream | None:
     """What a ``job://`` source stands for; None while that job has published nothing.
 
     Args:
         finished: the job that is named, with its status.
-        asked: the model of the job that starts from it; its name and access have precedence.
+        asked: the group of the job that needs it; its access, and the name of a model, have precedence.
     """
     status = finished.status
     if status.artifact is None or status.run_id is None:
@@ -27,7 +27,7 @@ def upstream_of(finished: FineTuneJob, asked: ModelSpec) -> Upstream | None:
         kind=status.artifact.kind,
         manifest_digest=status.artifact.manifest_digest,
         s3=access,
-        model=model.model_copy(update={"name": asked.name or model.name}),
+        model=model.model_copy(update={"name": (asked.name if isinstance(asked, ModelSpec) else None) or model.name}),
         lora=_lora(finished) if adapter else None,
         objective=finished.spec.method.objective,
     )
@@ -43,6 +43,7 @@ def _base_model(finished: FineTuneJob) -> ModelSpec:
     return model.model_copy(update={"revision": revision, "s3": access})
 
 
-def _lora(finished: FineTuneJob) -> LoraOptions:
+def _lora(finished: FineTuneJob) -> LoraShape:
     continued = finished.status.upstream.lora if finished.status.upstream else None
-    return finished.spec.method.lora or continued or LoraOptions()
+    known = finished.spec.method.lora or continued or LoraOptions()
+    return LoraShape.model_validate(known.model_dump(include=set(LoraShape.model_fields)))

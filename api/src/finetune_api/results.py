@@ -112,12 +112,20 @@ class Artifact(Document):
     total_bytes: Annotated[Count, Field(alias="bytes", description="Size of these files, in bytes.")]
 
 
+class PinnedWeights(Document):
+    """Weights beside the model, as prepare found them."""
+
+    digest: Annotated[Digest, Field(description="Digest of their files.")]
+    revision: Annotated[str | None, Field(default=None, max_length=128, description="Commit of an hf:// source.")]
+
+
 class Prepared(Document):
     """What the prepare stage resolved; everything that the run ID stands for."""
 
     run_id: Annotated[RunId, Field(alias="runID")]
     model_digest: Annotated[Digest, Field(description="Digest of the model's files.")]
     model_revision: Annotated[str | None, Field(default=None, max_length=128, description="Commit of an hf:// model.")]
+    adapter: Annotated[PinnedWeights | None, Field(default=None, description="The adapter that training starts from.")]
     data_uri: Annotated[str, Field(alias="dataURI", max_length=2048, description="s3:// folder of the tokenized data.")]
     train: SplitSummary
     validation: SplitSummary | None = None
@@ -127,6 +135,11 @@ class Prepared(Document):
         Artifact | None, Field(default=None, description="The artifact, when this run is already published and intact.")
     ]
     adopted_evaluation: EvaluationResult | None = None
+
+    def revision(self, use: str) -> str | None:
+        """Commit of the hf:// weights of a use, see :mod:`finetune_api.weights`."""
+        pinned = {"adapter": self.adapter}.get(use)
+        return self.model_revision if use == "model" else pinned.revision if pinned else None
 
 
 class Checkpoint(Document):

@@ -20,6 +20,8 @@ from finetune_api.spec import (
 RECIPE_VERSION = 2
 
 
+# Where weights come from is no part of a run: their digests are.
+_PLACES = frozenset({"initialAdapter"})
 # Made once: json.dumps makes one for each document, and prepare has a document per row.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -75,7 +77,9 @@ def _method_definition(method: MethodSpec) -> dict[str, Any]:
     """
     options: dict[str, Any] = {"lora": None}
     for name, document in method.tuning_options.items():
-        options[name] = {key: value for key, value in document.to_wire().items() if value is not False}
+        options[name] = {
+            key: value for key, value in document.to_wire().items() if value is not False and key not in _PLACES
+        }
     if method.objective_options:
         options[method.objective.value] = method.objective_options.to_wire()
     return {"objective": method.objective.value, "tuning": method.tuning.value, **options}

@@ -11,8 +11,17 @@ from pydantic import Field, WithJsonSchema
 from finetune_api.base import Document
 from finetune_api.outcomes import Failure, Stage
 from finetune_api.reports import Progress
-from finetune_api.results import Artifact, Checkpoint, DataSummary, EvaluationResult, RunId, SplitSummary
-from finetune_api.upstream import Upstream
+from finetune_api.results import (
+    Artifact,
+    Checkpoint,
+    DataSummary,
+    EvaluationResult,
+    PinnedWeights,
+    RunId,
+    SplitSummary,
+)
+from finetune_api.upstream import Upstream, Upstreams
+from finetune_api.weights import ADAPTER, MODEL
 
 
 class ConditionType(StrEnum):
@@ -231,6 +240,7 @@ class PlanStatus(Document):
     total_steps: Annotated[int | None, Field(default=None, ge=1, description="Optimizer steps of the whole run.")]
     model_digest: Annotated[str | None, Field(default=None, max_length=80, description="Digest of the model's files.")]
     model_revision: Annotated[str | None, Field(default=None, max_length=128, description="Commit of an hf:// model.")]
+    adapter: Annotated[PinnedWeights | None, Field(default=None, description="The adapter that training starts from.")]
     data_uri: Annotated[
         str | None, Field(default=None, alias="dataURI", max_length=2048, description="Folder of the tokenized data.")
     ]
@@ -314,6 +324,10 @@ class FineTuneJobStatus(Document):
             "other job change nothing here.",
         ),
     ]
+    adapter_upstream: Annotated[
+        Upstream | None,
+        Field(default=None, description="The same of spec.method.lora.initialAdapter.source."),
+    ]
     plan: Annotated[PlanStatus | None, Field(default=None, description="What was decided before training began.")]
     stages: Annotated[
         tuple[StageStatus, ...],
@@ -349,3 +363,16 @@ class FineTuneJobStatus(Document):
     completion_time: Annotated[
         datetime | None, Field(default=None, description="When the job became Complete or Failed.")
     ]
+
+    @property
+    def upstreams(self) -> dict[str, Upstream]:
+        """By use, what each job:// of the spec stands for, as far as it is known."""
+        found = {use: getattr(self, name) for use, name in _UPSTREAM_FIELDS.items()}
+        return {use: upstream for use, upstream in found.items() if upstream}
+
+    def with_upstreams(self, found: Upstreams) -> FineTuneJobStatus:
+        """The status that knows these too."""
+        return self.model_copy(update={_UPSTREAM_FIELDS[use]: upstream for use, upstream in found.items()})
+
+
+_UPSTREAM_FIELDS = {MODEL: "upstream", ADAPTER: "adapter_upstream"}

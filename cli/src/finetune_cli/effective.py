@@ -10,7 +10,7 @@ from finetune_api.job import FineTuneJob
 from finetune_api.plan import claims_of, gradient_accumulation_steps, store_uses
 from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.uris import job_named
+from finetune_api.weights import jobs_needed
 from finetune_cli.documents import Object, object_at
 from finetune_cli.local.planning import secret_names
 
@@ -27,7 +27,7 @@ class Forecast:
         steps: optimizer steps; None while they depend on the number of rows.
         secrets: Secrets that must exist in the namespace.
         claims: PersistentVolumeClaims that must exist there.
-        upstream: job whose result it starts from; None for none.
+        upstreams: jobs whose results it starts from.
         stores: endpoints of object stores that it reads or writes; empty text for that of the environment.
     """
 
@@ -38,7 +38,7 @@ class Forecast:
     steps: int | None
     secrets: tuple[str, ...]
     claims: tuple[str, ...]
-    upstream: str | None
+    upstreams: tuple[str, ...]
     stores: tuple[str, ...]
 
     def to_wire(self) -> Object:
@@ -49,7 +49,7 @@ class Forecast:
             "processes": self.processes,
             "gradientAccumulationSteps": self.accumulation,
             "steps": self.steps,
-            "needs": {"secrets": list(self.secrets), "claims": list(self.claims), "job": self.upstream},
+            "needs": {"secrets": list(self.secrets), "claims": list(self.claims), "jobs": list(self.upstreams)},
         }
 
 
@@ -78,7 +78,7 @@ def forecast(job: FineTuneJob) -> Forecast:
         steps=spec.hyperparameters.max_steps,
         secrets=secret_names(spec),
         claims=claims_of(spec),
-        upstream=job_named(spec.model.source),
+        upstreams=tuple(dict.fromkeys(jobs_needed(spec).values())),
         stores=_stores(spec),
     )
 

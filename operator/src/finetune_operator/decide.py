@@ -18,7 +18,6 @@ from finetune_api.profile import FineTuneProfileSpec
 from finetune_api.reports import ProgressReport
 from finetune_api.results import Artifact, EvaluationResult, Prepared
 from finetune_api.status import AttemptStatus, FineTuneJobStatus, ProfileSnapshot, Reason, State
-from finetune_api.uris import job_named
 from finetune_operator.accounting import with_usage
 from finetune_operator.accounts import refusal
 from finetune_operator.attempts import (
@@ -52,7 +51,7 @@ from finetune_operator.queueing import (
 from finetune_operator.quotas import demand_of, shortage
 from finetune_operator.run_policy import children_left, deadline_left
 from finetune_operator.standing import is_final, known_status, status_in
-from finetune_operator.upstreams import Wait, resolve
+from finetune_operator.upstreams import Wait, resolve, unresolved
 from finetune_operator.waiting import CONFIG_ERROR, blocked, waiting_for
 
 Object = dict[str, Any]
@@ -251,27 +250,28 @@ def _begin(turn: _Turn) -> Decision:
     if start:
         phase = Phase(State.STARTING, Reason.RETRYING, f"attempt {turn.number} starts at {start.isoformat()}")
         return turn.settle(phase, requeue_after=start - turn.now)
-    if job_named(turn.job.spec.model.source) and turn.status.upstream is None:
-        return _find_upstream(turn)
+    if unresolved(turn.job.model_copy(update={"status": turn.status})):
+        return _find_upstreams(turn)
     job = turn.seen.job_of(Stage.PREPARE, turn.number)
     if job is None:
         phase = Phase(State.PREPARING, Reason.PREPARING, "checking and preparing the inputs")
         return turn.settle(
-            phase, create=prepare_objects(turn.job, turn.policy.platform, turn.number, turn.status.upstream)
+            phase, create=prepare_objects(turn.job, turn.policy.platform, turn.number, turn.status.upstreams)
         )
     return _prepare_ended(turn, job) if job.finished else _preparing(turn, job)
 
 
-def _find_upstream(turn: _Turn) -> Decision:
-    """Writes down what the ``job://`` source stands for before anything is built on it, so that a crash or a change of
+def _find_upstreams(turn: _Turn) -> Decision:
+    """Writes down what each ``job://`` stands for before anything is built on it, so that a crash or a change of
     the other job cannot mix two of its results."""
     found = resolve(turn.job, turn.seen.needed)
     if isinstance(found, Failure):
         return _fail(turn, Reason.SPEC_INVALID, found)
     if isinstance(found, Wait):
         return turn.settle(Phase(State.PENDING, found.reason, found.message))
-    turn = turn.told(turn.status.model_copy(update={"upstream": found}))
-    phase = Phase(State.PREPARING, Reason.PREPARING, f"using the result of the FineTuneJob {found.job!r}")
+    turn = turn.told(turn.status.with_upstreams(found))
+    names = " and ".join(dict.fromkeys(repr(upstream.job) for upstream in found.values()))
+    phase = Phase(State.PREPARING, Reason.PREPARING, f"using the result of the FineTuneJob {names}")
     return turn.settle(phase, requeue_after=timedelta(0))
 
 
@@ -362,8 +362,8 @@ def _start(turn: _Turn, prepared: Prepared) -> Decision:
         phase = Phase(State.QUEUED, Reason.QUEUED, short, prepared=True)
         return turn.settle(phase, requeue_after=LOOK_AGAIN)
     attempt = AttemptStatus(number=turn.number, started=turn.now)
-    adjustment, upstream = adjustment_of(turn.job.spec, turn.status.plan), turn.status.upstream
-    create = training_objects(turn.job, turn.policy.platform, turn.number, prepared, adjustment, upstream)
+    adjustment, upstreams = adjustment_of(turn.job.spec, turn.status.plan), turn.status.upstreams
+    create = training_objects(turn.job, turn.policy.platform, turn.number, prepared, adjustment, upstreams)
     turn = turn.told(progression.with_attempt(turn.status, attempt))
     phase = Phase(State.STARTING, Reason.STARTING, f"starting attempt {attempt.number}", prepared=True)
     return turn.settle(phase, create=create)

@@ -20,9 +20,10 @@ from pydantic import Field, field_validator
 from finetune_api.base import DNS_LABEL_PATTERN, Document
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Stage
-from finetune_api.plan import data_hub, store_uses
+from finetune_api.plan import NO_UPSTREAMS, data_hub, hub_uses, store_uses
 from finetune_api.spec import FineTuneJobSpec, HubAccess
-from finetune_api.upstream import Upstream
+from finetune_api.upstream import Upstreams
+from finetune_api.weights import weight_sources
 from finetune_operator.naming import ATTEMPT_LABEL, JOB_UID_LABEL, STAGE_LABEL, labels
 
 Object = dict[str, Any]
@@ -103,17 +104,18 @@ def _of_hub(hub: HubAccess | None) -> set[Endpoint]:
     return set() if hub and hub.offline else {endpoint_of(hub.endpoint_url if hub else None)}
 
 
-def endpoints(spec: FineTuneJobSpec, stage: Stage, upstream: Upstream | None = None) -> set[Endpoint]:
+def endpoints(spec: FineTuneJobSpec, stage: Stage, upstreams: Upstreams = NO_UPSTREAMS) -> set[Endpoint]:
     """Every server that a stage of a resolved job talks to, beside the operator. Only prepare reads the data's sources.
 
     A Secret may name an endpoint too; the operator reads none, and takes the store for a public one.
     """
-    found = {endpoint_of(access.endpoint_url) for access in store_uses(spec, upstream).values()}
+    found = {endpoint_of(access.endpoint_url) for access in store_uses(spec, upstreams).values()}
     if spec.output.service_account_name:
         # Its identity is changed for keys by the cloud's token service.
         found.add(_PUBLIC_HTTPS)
-    if spec.model.source.startswith("hf://"):
-        found |= _of_hub(spec.model.hugging_face)
+    hubs = hub_uses(spec)
+    for use in weight_sources(spec).keys() & hubs.keys():
+        found |= _of_hub(hubs[use])
     if stage is not Stage.PREPARE:
         return found
     held_out = (spec.dataset.validation.sources if spec.dataset.validation else None) or ()
@@ -202,7 +204,7 @@ def policy_spec(
     attempt: int,
     rules: JobNetwork,
     server: ProgressPeer,
-    upstream: Upstream | None = None,
+    upstreams: Upstreams = NO_UPSTREAMS,
 ) -> Object:
     """Spec of the NetworkPolicy of one stage of a resolved job.
 
@@ -213,7 +215,7 @@ def policy_spec(
     selector = {"matchLabels": {key: known[key] for key in (JOB_UID_LABEL, STAGE_LABEL, ATTEMPT_LABEL)}}
     peers = [{"podSelector": selector}]
     ranks = stage is Stage.TRAIN
-    found = sorted(endpoints(job.spec, stage, upstream), key=lambda endpoint: (endpoint.host, endpoint.port))
+    found = sorted(endpoints(job.spec, stage, upstreams), key=lambda endpoint: (endpoint.host, endpoint.port))
     egress = [
         *([{"to": peers}] if ranks else []),
         _dns(rules),

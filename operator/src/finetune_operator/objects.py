@@ -11,21 +11,24 @@ from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import ExitCode, Stage
 from finetune_api.plan import (
     DEFAULT_WORKSPACE,
+    NO_UPSTREAMS,
     PLAN_FILE,
+    HubPlace,
     JobReference,
     ProgressEndpoint,
     RunPlan,
     claims_of,
     cluster_stores,
-    data_hub,
     environment_prefix,
+    hub_uses,
     store_uses,
     world_of,
 )
 from finetune_api.reports import TOKEN_FILE_NAME, audience
 from finetune_api.results import Prepared
 from finetune_api.spec import FineTuneJobSpec, ResourcesSpec
-from finetune_api.upstream import Upstream, resolved_spec
+from finetune_api.upstream import Upstreams, resolved_spec
+from finetune_api.weights import MODEL
 from finetune_operator.attempts import Adjustment, adjusted, adjustment_of, reasons
 from finetune_operator.naming import ATTEMPT_LABEL, JOB_UID_LABEL, STAGE_LABEL, labels, rendezvous_port, stage_name
 from finetune_operator.network import JobNetwork, ProgressPeer, policy_spec
@@ -38,7 +41,6 @@ PLAN_FOLDER = "/etc/finetune"
 TOKEN_FOLDER = "/var/run/finetune/token"
 CLAIM_FOLDER = "/mnt/pvc"
 HUB_TOKEN_VARIABLE = "HF_TOKEN"
-DATA_HUB_TOKEN_VARIABLE = "DATA_HF_TOKEN"
 CONTAINER = "trainer"
 
 # The numeric id of "nonroot" in common base images; Pod Security `restricted` wants a number other than 0.
@@ -88,9 +90,9 @@ def _metadata(job: FineTuneJob, stage: Stage, attempt: int) -> Object:
     }
 
 
-def resolved(job: FineTuneJob, upstream: Upstream | None) -> FineTuneJob:
-    """The job with its ``job://`` model replaced by what that stands for."""
-    return job.model_copy(update={"spec": resolved_spec(job.spec, upstream)})
+def resolved(job: FineTuneJob, upstreams: Upstreams) -> FineTuneJob:
+    """The job with each ``job://`` replaced by what it stands for."""
+    return job.model_copy(update={"spec": resolved_spec(job.spec, upstreams)})
 
 
 def run_plan(
@@ -100,31 +102,27 @@ def run_plan(
     attempt: int,
     prepared: Prepared | None,
     adjustment: Adjustment | None = None,
-    upstream: Upstream | None = None,
+    upstreams: Upstreams = NO_UPSTREAMS,
 ) -> RunPlan:
     """The document that the pods of one stage of a resolved job read."""
     adjustment = adjustment or adjustment_of(job.spec, None)
     name = stage_name(job.metadata.name, Stage.TRAIN, attempt)
-    hub, of_data = job.spec.model.hugging_face, data_hub(job.spec)
     return RunPlan(
         job=JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
         attempt=attempt if stage is Stage.TRAIN else 0,
         spec=adjusted(job.spec, adjustment),
         adjustments=reasons(job.spec, adjustment),
         world=world_of(job.spec, f"{name}-0.{name}", rendezvous_port(job.metadata.uid, attempt)),
-        stores=cluster_stores(job.spec, upstream),
+        stores=cluster_stores(job.spec, upstreams),
         claims={claim: f"{CLAIM_FOLDER}/{claim}" for claim in claims_of(job.spec)},
-        hub_token_variable=HUB_TOKEN_VARIABLE if hub and hub.token_secret_ref else None,
-        hub_cache=f"{CLAIM_FOLDER}/{hub.cache_claim}" if hub and hub.cache_claim else None,
-        data_hub_token_variable=DATA_HUB_TOKEN_VARIABLE if of_data and of_data.token_secret_ref else None,
-        data_hub_cache=f"{CLAIM_FOLDER}/{of_data.cache_claim}" if of_data and of_data.cache_claim else None,
+        hubs=_hub_places(job.spec),
         progress=ProgressEndpoint(
             url=platform.progress_url,
             certificate_authority=platform.certificate_authority,
             token_file=f"{TOKEN_FOLDER}/{TOKEN_FILE_NAME}",
         ),
         prepared=prepared,
-        upstream=upstream,
+        upstreams=dict(upstreams),
     )
 
 
@@ -140,7 +138,7 @@ def plan_config_map(job: FineTuneJob, stage: Stage, attempt: int, plan: RunPlan)
 
 
 def network_policies(
-    job: FineTuneJob, platform: Platform, stage: Stage, attempt: int, upstream: Upstream | None
+    job: FineTuneJob, platform: Platform, stage: Stage, attempt: int, upstreams: Upstreams
 ) -> tuple[Object, ...]:
     """The NetworkPolicy of the pods of one stage, unless the platform wants none."""
     if platform.network is None:
@@ -150,7 +148,7 @@ def network_policies(
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": _metadata(job, stage, attempt),
-        "spec": policy_spec(job, stage, attempt, rules, server, upstream),
+        "spec": policy_spec(job, stage, attempt, rules, server, upstreams),
     }
     return (manifest,)
 
@@ -171,11 +169,11 @@ def rendezvous_service(job: FineTuneJob, attempt: int) -> Object:
     }
 
 
-def _credentials(spec: FineTuneJobSpec, upstream: Upstream | None) -> list[Object]:
+def _credentials(spec: FineTuneJobSpec, upstreams: Upstreams) -> list[Object]:
     """One prefixed envFrom per use, so that the keys of several Secrets cannot collide."""
     return [
         {"prefix": environment_prefix(use), "secretRef": {"name": access.credentials_secret_ref.name}}
-        for use, access in store_uses(spec, upstream).items()
+        for use, access in store_uses(spec, upstreams).items()
         if access.credentials_secret_ref
     ]
 
@@ -183,12 +181,27 @@ def _credentials(spec: FineTuneJobSpec, upstream: Upstream | None) -> list[Objec
 def _environment(spec: FineTuneJobSpec) -> list[Object]:
     # The root file system is read-only: everything that wants a home gets the workspace.
     entries: list[Object] = [{"name": "HOME", "value": DEFAULT_WORKSPACE}, {"name": "TMPDIR", "value": "/tmp"}]
-    hubs = {HUB_TOKEN_VARIABLE: spec.model.hugging_face, DATA_HUB_TOKEN_VARIABLE: data_hub(spec)}
-    for variable, hub in hubs.items():
+    for use, hub in hub_uses(spec).items():
         if hub and hub.token_secret_ref:
             reference = {"name": hub.token_secret_ref.name, "key": hub.token_secret_ref.key}
-            entries.append({"name": variable, "valueFrom": {"secretKeyRef": reference}})
+            entries.append({"name": _hub_variable(use), "valueFrom": {"secretKeyRef": reference}})
     return entries
+
+
+def _hub_variable(use: str) -> str:
+    return HUB_TOKEN_VARIABLE if use == MODEL else f"{environment_prefix(use)}{HUB_TOKEN_VARIABLE}"
+
+
+def _hub_places(spec: FineTuneJobSpec) -> dict[str, HubPlace]:
+    """Where pods find the token and the cache of each hub."""
+    return {
+        use: HubPlace(
+            token_variable=_hub_variable(use) if hub.token_secret_ref else None,
+            cache=f"{CLAIM_FOLDER}/{hub.cache_claim}" if hub.cache_claim else None,
+        )
+        for use, hub in hub_uses(spec).items()
+        if hub
+    }
 
 
 def _volumes(job: FineTuneJob, plan_name: str) -> tuple[list[Object], list[Object]]:
@@ -220,7 +233,7 @@ def _volumes(job: FineTuneJob, plan_name: str) -> tuple[list[Object], list[Objec
 
 
 def _pod_template(
-    job: FineTuneJob, platform: Platform, stage: Stage, attempt: int, resources: Object, upstream: Upstream | None
+    job: FineTuneJob, platform: Platform, stage: Stage, attempt: int, resources: Object, upstreams: Upstreams
 ) -> Object:
     """A pod that meets Pod Security `restricted` and has no access to the Kubernetes API."""
     volumes, mounts = _volumes(job, stage_name(job.metadata.name, stage, attempt))
@@ -230,7 +243,7 @@ def _pod_template(
         "command": ["python", "-m", "finetune_trainer"],
         "args": [stage.value, "--plan", f"{PLAN_FOLDER}/{PLAN_FILE}"],
         "env": _environment(job.spec),
-        "envFrom": _credentials(job.spec, upstream),
+        "envFrom": _credentials(job.spec, upstreams),
         "resources": resources,
         "volumeMounts": mounts,
         "terminationMessagePolicy": "File",
@@ -265,7 +278,7 @@ def _pod_template(
     }
 
 
-def prepare_job(job: FineTuneJob, platform: Platform, attempt: int, upstream: Upstream | None = None) -> Object:
+def prepare_job(job: FineTuneJob, platform: Platform, attempt: int, upstreams: Upstreams = NO_UPSTREAMS) -> Object:
     """The Job that checks and prepares everything on a CPU before attempt ``attempt`` may start."""
     never_retried = {
         "action": "FailJob",
@@ -284,7 +297,7 @@ def prepare_job(job: FineTuneJob, platform: Platform, attempt: int, upstream: Up
         "spec": {
             "backoffLimit": _PREPARE_RETRIES,
             "podFailurePolicy": {"rules": [never_retried, disrupted, stopped]},
-            "template": _pod_template(job, platform, Stage.PREPARE, attempt, PREPARE_RESOURCES, upstream),
+            "template": _pod_template(job, platform, Stage.PREPARE, attempt, PREPARE_RESOURCES, upstreams),
         },
     }
 
@@ -303,10 +316,10 @@ def training_job(
     platform: Platform,
     attempt: int,
     avoided: Sequence[str] = (),
-    upstream: Upstream | None = None,
+    upstreams: Upstreams = NO_UPSTREAMS,
 ) -> Object:
     """The Indexed Job of one attempt: one pod per node, and the first lost pod ends all of them."""
-    template = _pod_template(job, platform, Stage.TRAIN, attempt, training_resources(job.spec.resources), upstream)
+    template = _pod_template(job, platform, Stage.TRAIN, attempt, training_resources(job.spec.resources), upstreams)
     template["spec"]["terminationGracePeriodSeconds"] = job.spec.checkpoint.grace_period_seconds
     template["spec"]["subdomain"] = stage_name(job.metadata.name, Stage.TRAIN, attempt)
     template["spec"] |= placed(platform.placement, job.spec.resources.node_selector, avoided)
@@ -328,15 +341,15 @@ def training_job(
 
 
 def prepare_objects(
-    job: FineTuneJob, platform: Platform, attempt: int, upstream: Upstream | None = None
+    job: FineTuneJob, platform: Platform, attempt: int, upstreams: Upstreams = NO_UPSTREAMS
 ) -> tuple[Object, ...]:
     """Everything that the prepare stage needs, in the order of creation."""
-    job = resolved(job, upstream)
-    plan = run_plan(job, platform, Stage.PREPARE, attempt, None, upstream=upstream)
+    job = resolved(job, upstreams)
+    plan = run_plan(job, platform, Stage.PREPARE, attempt, None, upstreams=upstreams)
     return (
-        *network_policies(job, platform, Stage.PREPARE, attempt, upstream),
+        *network_policies(job, platform, Stage.PREPARE, attempt, upstreams),
         plan_config_map(job, Stage.PREPARE, attempt, plan),
-        prepare_job(job, platform, attempt, upstream),
+        prepare_job(job, platform, attempt, upstreams),
     )
 
 
@@ -346,14 +359,14 @@ def training_objects(
     attempt: int,
     prepared: Prepared,
     adjustment: Adjustment | None = None,
-    upstream: Upstream | None = None,
+    upstreams: Upstreams = NO_UPSTREAMS,
 ) -> tuple[Object, ...]:
     """Everything that one attempt needs, in the order of creation."""
-    job = resolved(job, upstream)
-    plan = run_plan(job, platform, Stage.TRAIN, attempt, prepared, adjustment, upstream)
+    job = resolved(job, upstreams)
+    plan = run_plan(job, platform, Stage.TRAIN, attempt, prepared, adjustment, upstreams)
     return (
-        *network_policies(job, platform, Stage.TRAIN, attempt, upstream),
+        *network_policies(job, platform, Stage.TRAIN, attempt, upstreams),
         plan_config_map(job, Stage.TRAIN, attempt, plan),
         rendezvous_service(job, attempt),
-        training_job(job, platform, attempt, adjustment.avoided_nodes if adjustment else (), upstream),
+        training_job(job, platform, attempt, adjustment.avoided_nodes if adjustment else (), upstreams),
     )

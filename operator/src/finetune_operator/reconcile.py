@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -187,18 +188,17 @@ class Reconciler:
         return None
 
     async def _needed(self, key: Key, manifest: Object) -> list[Object]:
-        """The job that a job waits for, the one that this needs in turn, and so on, up to one that is missing, has
+        """The jobs that a job waits for, those that they need in turn, and so on, up to ones that are missing, have
         published, or came before."""
-        names: list[str] = []
         found: list[Object] = []
-        name = None if (manifest.get("status") or {}).get("upstream") else next_needed(manifest)
-        try:
-            while name and name not in names and len(names) <= MAX_CHAIN:
-                names.append(name)
+        names = [] if known_status(manifest).upstreams else list(next_needed(manifest))
+        for name in names:
+            # The list grows while it is walked. What is missing is waited for; the job that needs it says so.
+            with suppress(NotFound):
                 found.append(await self._kube.get(API_VERSION, PLURAL, key.namespace, name))
-                name = next_needed(found[-1])
-        except NotFound:
-            pass  # What is missing is waited for; the job that needs it says so.
+                names += [other for other in next_needed(found[-1]) if other not in names]
+            if len(found) >= MAX_CHAIN:
+                break
         self.dependents.set(key, (Key(key.namespace, name) for name in names))
         return found
 

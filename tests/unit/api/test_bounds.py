@@ -41,6 +41,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
         {"model": {"source": "hf://org/small", "revision": "v1"}},
         "spec.model.revision: v1: the profile asks for a full commit; set spec.model.revision",
     ),
+    "initial adapter": (
+        {"models": [{"source": "s3://models/*"}]},
+        {"method": {"lora": {"initialAdapter": {"source": "s3://models/adapter"}}}},
+        {"method": {"lora": {"initialAdapter": {"source": "s3://elsewhere/adapter"}}}},
+        "spec.method.lora.initialAdapter.source: s3://elsewhere/adapter: the profile allows s3://models/*; name one of "
+        "these models",
+    ),
     "data": (
         {"data": ["s3://data/{namespace}", "s3://public"]},
         {"dataset": {"train": [{"source": "s3://data/team-a/x.jsonl"}, {"source": "s3://public/y"}]}},

@@ -18,6 +18,7 @@ from finetune_api.plan import (
     data_hub,
     environment_prefix,
     gradient_accumulation_steps,
+    hub_uses,
     store_uses,
     total_steps,
     world_of,
@@ -103,6 +104,21 @@ def test_data_on_a_hub_is_reached_as_the_model_is_or_in_a_way_of_its_own() -> No
 def test_held_out_data_alone_may_be_on_a_hub() -> None:
     dataset = {"validation": {"sources": [{"source": "hf://org/rows"}]}, "huggingFace": {"offline": False}}
     assert data_hub(_spec(dataset=dataset)) is not None
+
+
+def test_an_initial_adapter_has_a_store_a_claim_and_a_hub_of_its_own() -> None:
+    def on(source: str, **access: Any) -> FineTuneJobSpec:
+        initial = {"source": source, **access}
+        model = {"source": "hf://org/name", "huggingFace": {"cacheClaim": "cache"}}
+        return _spec(model=model, method={"lora": {"initialAdapter": initial}})
+
+    assert store_uses(on("s3://models/b", s3={"region": "eu-9"}))["adapter"].region == "eu-9"
+    assert claims_of(on("pvc://zoo/adapter")) == ("cache", "zoo")
+    shared, own = hub_uses(on("hf://org/adapter")), hub_uses(on("hf://org/adapter", huggingFace={"cacheClaim": "own"}))
+    assert shared["adapter"] == shared["model"]
+    assert own["adapter"]
+    assert own["adapter"].cache_claim == "own"
+    assert "adapter" not in hub_uses(on("s3://models/b"))
 
 
 def test_hub_cache_is_a_claim() -> None:

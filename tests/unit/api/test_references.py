@@ -9,9 +9,10 @@ import pytest
 from finetune_api.job import FineTuneJob
 from finetune_api.plan import cluster_stores, store_uses
 from finetune_api.references import upstream_of
-from finetune_api.spec import FineTuneJobSpec, LoraOptions, ModelSpec
+from finetune_api.spec import AdapterSource, FineTuneJobSpec, LoraOptions, LoraShape, ModelSpec
 from finetune_api.upstream import Upstream, conflict, resolved_spec
 from finetune_api.uris import JobResult, job_named, parse_source
+from finetune_api.weights import ADAPTER, MODEL, jobs_needed
 
 DIGEST = "sha256:" + "c" * 64
 RUN_ID = "r-0123456789abcdef0123"
@@ -62,7 +63,7 @@ def test_an_adapter_stands_on_its_own_base_model_at_the_revision_that_was_traine
     assert upstream.is_adapter
     assert (upstream.job, upstream.run_id, upstream.uri, upstream.manifest_digest) == ("sft", RUN_ID, URI, DIGEST)
     assert upstream.model == ModelSpec(source="hf://org/name", revision="abc123")
-    assert upstream.lora == LoraOptions()
+    assert upstream.lora == LoraShape()
 
 
 def test_a_model_is_loaded_from_where_it_was_published() -> None:
@@ -110,17 +111,18 @@ def test_a_job_that_published_nothing_stands_for_nothing(missing: str) -> None:
 
 def test_a_continued_adapter_keeps_its_shape() -> None:
     upstream = found(finished(method={"lora": {"rank": 4, "targetModules": ["q_proj"]}}))
-    resolved = resolved_spec(asking(), upstream)
+    resolved = resolved_spec(asking(), {MODEL: upstream})
     assert resolved.model == upstream.model
-    assert resolved.method.lora == upstream.lora
-    assert conflict(asking(), upstream) is None
+    assert upstream.lora
+    assert resolved.method.lora == LoraOptions(rank=4, target_modules=("q_proj",))
+    assert conflict(asking(), {MODEL: upstream}) is None
 
 
 def test_dropout_may_differ_from_one_training_of_an_adapter_to_the_next() -> None:
     upstream = found(finished())
     asked = asking(method={"lora": {"dropout": "0.1"}})
-    assert conflict(asked, upstream) is None
-    lora = resolved_spec(asked, upstream).method.lora
+    assert conflict(asked, {MODEL: upstream}) is None
+    lora = resolved_spec(asked, {MODEL: upstream}).method.lora
     assert lora
     assert lora.dropout == "0.1"
 
@@ -140,7 +142,7 @@ def test_dropout_may_differ_from_one_training_of_an_adapter_to_the_next() -> Non
     ],
 )
 def test_another_shape_than_that_of_the_continued_adapter_is_refused(lora: dict[str, Any], message: str) -> None:
-    problem = conflict(asking(method={"lora": lora}), found(finished()))
+    problem = conflict(asking(method={"lora": lora}), {MODEL: found(finished())})
     assert problem
     assert problem[0] == message
     assert problem[1].startswith("leave spec.method.lora out")
@@ -149,26 +151,26 @@ def test_another_shape_than_that_of_the_continued_adapter_is_refused(lora: dict[
 def test_other_tunings_do_not_care_for_the_shape_of_the_adapter() -> None:
     asked = asking(method={"tuning": "full"})
     upstream = found(finished(method={"lora": {"rank": 4}}))
-    assert conflict(asked, upstream) is None
-    assert resolved_spec(asked, upstream).method.lora is None
+    assert conflict(asked, {MODEL: upstream}) is None
+    assert resolved_spec(asked, {MODEL: upstream}).method.lora is None
 
 
 def test_a_spec_without_a_job_is_carried_out_as_it_is() -> None:
     plain = FineTuneJobSpec.model_validate(spec())
-    assert resolved_spec(plain, None) is plain
+    assert resolved_spec(plain, {}) is plain
 
 
 def test_only_an_adapter_needs_a_store_of_its_own() -> None:
     adapter, model = found(finished()), found(finished("model"))
-    resolved = resolved_spec(asking(), adapter)
-    assert store_uses(resolved, adapter)["adapter"] == adapter.s3
-    assert cluster_stores(resolved, adapter)["adapter"].environment_prefix == "ADAPTER_"
-    assert "adapter" not in store_uses(resolved_spec(asking(), model), model)
+    resolved = resolved_spec(asking(), {MODEL: adapter})
+    assert store_uses(resolved, {MODEL: adapter})["adapter"] == adapter.s3
+    assert cluster_stores(resolved, {MODEL: adapter})["adapter"].environment_prefix == "ADAPTER_"
+    assert "adapter" not in store_uses(resolved_spec(asking(), {MODEL: model}), {MODEL: model})
 
 
 def test_a_quantized_base_continues_an_adapter_too() -> None:
     asked = asking(method={"tuning": "qlora"})
-    resolved = resolved_spec(asked, found(finished(method={"lora": {"rank": 4}})))
+    resolved = resolved_spec(asked, {MODEL: found(finished(method={"lora": {"rank": 4}}))})
     assert resolved.method.lora
     assert resolved.method.lora.rank == 4
 
@@ -190,6 +192,62 @@ REWARD = {"objective": "reward"}
 def test_reward_models_are_the_end_of_a_chain(
     kind: str, theirs: dict[str, Any], ours: dict[str, Any], message: str | None
 ) -> None:
-    problem = conflict(asking(method=ours), found(finished(kind, method=theirs)))
+    problem = conflict(asking(method=ours), {MODEL: found(finished(kind, method=theirs))})
     assert (problem is None) == (message is None)
     assert problem is None or problem[0].startswith(str(message))
+
+
+ON_IT = {"lora": {"rank": 4, "initialAdapter": {"source": "job://sft"}}}
+OF_RANK_4 = {"lora": {"rank": 4}}
+
+
+def with_adapter(**method: Any) -> FineTuneJobSpec:
+    """The spec of a job that goes on from the adapter of ``sft`` on a model of its own."""
+    return FineTuneJobSpec.model_validate(spec(method=ON_IT | method))
+
+
+def test_an_initial_adapter_is_the_artifact_on_the_jobs_own_model() -> None:
+    upstream = found(finished(method=OF_RANK_4))
+    resolved = resolved_spec(with_adapter(), {ADAPTER: upstream})
+    assert resolved.model.source == "hf://org/name"
+    assert resolved.method.initial_adapter == AdapterSource(source=URI, s3=upstream.s3)
+    assert resolved.method.lora
+    assert resolved.method.lora.rank == 4
+    assert store_uses(resolved)[ADAPTER] == upstream.s3
+    assert jobs_needed(with_adapter()) == {ADAPTER: "sft"}
+
+
+def test_the_shape_of_an_adapter_says_nothing_of_where_it_began() -> None:
+    upstream = found(finished(method=ON_IT))
+    assert upstream.lora == LoraShape(rank=4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs", "ours", "message"),
+    [
+        ("adapter", OF_RANK_4, {}, None),
+        ("adapter", OF_RANK_4 | REWARD, REWARD, None),
+        ("adapter", OF_RANK_4 | {"lora": {"rank": 4, "targetModules": ["q_proj"]}}, {}, None),
+        ("adapter", {}, {}, "spec.method.lora.rank is 4, and the initial adapter, of the job 'sft', has 16"),
+        ("model", {"tuning": "full"}, {}, "the job 'sft' of spec.method.lora.initialAdapter publishes a whole model"),
+        ("adapter", OF_RANK_4 | REWARD, {}, "the job 'sft' of spec.method.lora.initialAdapter taught reward"),
+        ("adapter", OF_RANK_4, REWARD, "the job 'sft' of spec.method.lora.initialAdapter taught sft"),
+    ],
+)
+def test_an_initial_adapter_of_a_job_fits_or_is_refused(
+    kind: str, theirs: dict[str, Any], ours: dict[str, Any], message: str | None
+) -> None:
+    problem = conflict(with_adapter(**ours), {ADAPTER: found(finished(kind, method=theirs))})
+    assert (problem is None) == (message is None)
+    assert problem is None or problem[0].startswith(str(message))
+
+
+def test_a_job_has_one_adapter() -> None:
+    upstream = found(finished(method=OF_RANK_4))
+    asked = asking(method=ON_IT)
+    problem = conflict(asked, {MODEL: upstream, ADAPTER: upstream})
+    assert problem
+    assert problem[0] == (
+        "the adapter of the job 'sft' would be continued, and spec.method.lora.initialAdapter names another one"
+    )
+    assert conflict(asked, {MODEL: found(finished("model")), ADAPTER: upstream}) is None

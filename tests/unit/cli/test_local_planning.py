@@ -87,7 +87,7 @@ def test_a_hub_cache_is_a_claim_too(tmp_path: Path) -> None:
 
     plan = prepare_plan(job(changes), places(cache=tmp_path), 1)
 
-    assert plan.hub_cache == str(tmp_path)
+    assert plan.hubs["model"].cache == str(tmp_path)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8333", "https://store", "file:///data/store"])

@@ -10,7 +10,7 @@ import pytest
 from finetune_api.job import FineTuneJob
 from finetune_cli.errors import CliError, UnsupportedHereError, UsageError
 from finetune_cli.local.planning import Places, prepare_plan
-from finetune_cli.local.upstream import local_upstream
+from finetune_cli.local.upstream import local_upstreams
 from finetune_cli.validation import read_job
 from support.job_manifests import MANIFEST, edited
 
@@ -38,17 +38,16 @@ def resource(name: str = "sft", status: dict[str, Any] | None = None) -> dict[st
 
 
 def test_the_finished_job_is_read_from_its_resource() -> None:
-    upstream = local_upstream(job(), resource(), "sft.yaml")
-    assert upstream
-    assert upstream.uri == STATUS["artifact"]["uri"]  # type: ignore[index]
-    plan = prepare_plan(job(), Places("file:///data", {}, False, upstream), 4242)
-    assert plan.upstream == upstream
+    upstreams = local_upstreams(job(), {"sft.yaml": resource()})
+    assert upstreams["model"].uri == STATUS["artifact"]["uri"]  # type: ignore[index]
+    plan = prepare_plan(job(), Places("file:///data", {}, False, upstreams), 4242)
+    assert plan.upstreams == upstreams
     assert plan.spec.model.source == "s3://finetune/models/tiny"
     assert plan.stores["adapter"].endpoint_url == "file:///data"
 
 
 def test_other_models_need_no_other_job() -> None:
-    assert local_upstream(job("s3://finetune/models/tiny"), None, "") is None
+    assert local_upstreams(job("s3://finetune/models/tiny"), {}) == {}
 
 
 REFUSED: list[Any] = [
@@ -64,7 +63,7 @@ REFUSED: list[Any] = [
         job("s3://finetune/models/tiny"),
         resource(),
         UsageError,
-        "--upstream sft.yaml: spec.model.source is s3://finetune/models/tiny, no job:// source",
+        "--upstream sft.yaml is the job 'sft'; no source of the job is a job://",
         id="no use for it",
     ),
     pytest.param(
@@ -95,5 +94,5 @@ def test_what_cannot_be_started_from_is_refused(
     asked: FineTuneJob, given: dict[str, Any] | None, error: type[CliError], message: str
 ) -> None:
     with pytest.raises(error) as refused:
-        local_upstream(asked, given, "sft.yaml")
+        local_upstreams(asked, {} if given is None else {"sft.yaml": given})
     assert str(refused.value).startswith(message)

@@ -100,7 +100,7 @@ def test_the_forecast_names_what_must_be_there() -> None:
     manifest = edited({"spec/model/source": "job://first", "spec/dataset/train": [{"source": "pvc://rows/a.jsonl"}]})
     seen = forecast(read_job(manifest, "test"))
 
-    assert (seen.upstream, seen.claims) == ("first", ("rows",))
+    assert (seen.upstreams, seen.claims) == (("first",), ("rows",))
 
 
 @pytest.mark.parametrize(("name", "changes"), [("plan-gpus", GPUS), ("plan-smallest", {})])

@@ -34,7 +34,7 @@ def _policies(asked: FineTuneJob, attempt: int = 1, server: ProgressPeer = SERVE
     """The policies of both stages."""
     platform = dataclasses.replace(PLATFORM, network=(JobNetwork.model_validate(rules), server))
     stages = (Stage.PREPARE, Stage.TRAIN)
-    return [policy for stage in stages for policy in network_policies(asked, platform, stage, attempt, None)]
+    return [policy for stage in stages for policy in network_policies(asked, platform, stage, attempt, {})]
 
 
 def _pod(stage: Stage = Stage.TRAIN, attempt: int = 1, uid: str = UID, namespace: str = NAMESPACE) -> PodAt:

@@ -153,13 +153,14 @@ def test_the_hub_of_the_data_has_a_token_and_a_cache_of_its_own() -> None:
     access = {"tokenSecretRef": {"name": "rows-hub"}, "cacheClaim": "rows-cache"}
     asked = job(dataset={"train": [{"source": "hf://org/rows"}], "huggingFace": access})
     plan = run_plan(asked, PLATFORM, Stage.PREPARE, 1, None)
-    assert (plan.data_hub_token_variable, plan.hub_token_variable) == ("DATA_HF_TOKEN", None)
-    assert plan.data_hub_cache is not None
+    assert plan.hubs.keys() == {"data"}
+    assert plan.hubs["data"].token_variable == "DATA_HF_TOKEN"
+    assert plan.hubs["data"].cache is not None
     pod = prepare_objects(asked, PLATFORM, 1)[1]["spec"]["template"]["spec"]
     [container] = pod["containers"]
     reference = {"secretKeyRef": {"name": "rows-hub", "key": "token"}}
     assert {"name": "DATA_HF_TOKEN", "valueFrom": reference} in container["env"]
-    assert plan.data_hub_cache in [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert plan.hubs["data"].cache in [mount["mountPath"] for mount in container["volumeMounts"]]
 
 
 def test_building_twice_gives_the_same_objects() -> None:

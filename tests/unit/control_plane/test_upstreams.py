@@ -17,7 +17,7 @@ from finetune_operator.dependents import Dependents
 from finetune_operator.observation import observe
 from finetune_operator.progress import Reports
 from finetune_operator.reconcile import Key, Reconciler
-from finetune_operator.upstreams import MAX_CHAIN, needed_name
+from finetune_operator.upstreams import MAX_CHAIN, needed_names
 from support.builders import (
     NAME,
     NAMESPACE,
@@ -122,8 +122,13 @@ def test_a_failed_job_stalls_those_that_need_it_until_it_is_mended() -> None:
     assert not is_true(mended.conditions, ConditionType.STALLED)
 
 
+def chain(*names: str) -> list[Object]:
+    """Jobs of which each needs the next."""
+    sources = [f"job://{name}" for name in names[1:]]
+    return [other(name, source=source) for name, source in zip(names, [*sources, "job://sft"], strict=True)]
+
+
 CYCLES = [
-    pytest.param((NAME,), f"{NAME} needs {NAME}", id="itself"),
     pytest.param(("sft", NAME), f"{NAME} needs sft needs {NAME}", id="of two"),
     pytest.param(("sft", "older", NAME), f"{NAME} needs sft needs older needs {NAME}", id="of three"),
 ]
@@ -131,15 +136,49 @@ CYCLES = [
 
 @pytest.mark.parametrize(("names", "circle"), CYCLES)
 def test_jobs_that_need_one_another_are_refused(names: tuple[str, ...], circle: str) -> None:
-    status = told(*(other(name) for name in names))
+    status = told(*chain(*names))
     assert status.state is State.FAILED
     assert status.failure
     assert status.failure.message == f"spec.model.source: the jobs need one another: {circle}"
 
 
+def test_a_job_that_needs_itself_is_refused() -> None:
+    status = told(model={"source": f"job://{NAME}"})
+    assert status.failure
+    assert status.failure.message == f"spec.model.source: the jobs need one another: {NAME} needs {NAME}"
+
+
+def test_a_circle_through_an_initial_adapter_is_refused_by_its_field() -> None:
+    lora = {"initialAdapter": {"source": "job://first"}}
+    tuned = other("first", source="job://second")
+    back = other("second", source=f"job://{NAME}")
+    status = told(tuned, back, model={"source": "s3://models/x"}, method={"lora": lora})
+    assert status.failure
+    assert status.failure.message == (
+        f"spec.method.lora.initialAdapter.source: the jobs need one another: {NAME} needs first needs second needs "
+        f"{NAME}"
+    )
+
+
+def test_every_needed_job_is_waited_for_and_written_down_at_once() -> None:
+    method = {"lora": {"initialAdapter": {"source": "job://adapted"}}}
+    whole = other("merged", ended="Complete")
+    whole["spec"] |= {"output": whole["spec"]["output"] | {"artifact": "Merged"}}
+    whole["status"]["artifact"]["kind"] = "model"
+    asked = {"model": {"source": "job://merged"}, "method": method}
+    waiting = told(whole, **asked)
+    assert (waiting.upstreams, said(waiting, ConditionType.PREPARED)[1]) == ({}, "JobNotFound")
+    status = told(whole, other("adapted", ended="Complete"), **asked)
+    assert {use: upstream.job for use, upstream in status.upstreams.items()} == {
+        "model": "merged",
+        "adapter": "adapted",
+    }
+    assert said(status, ConditionType.PREPARED)[2] == "using the result of the FineTuneJob 'merged' and 'adapted'"
+
+
 def test_a_chain_without_end_is_refused() -> None:
-    assert told(*(other(f"job-{number}") for number in range(MAX_CHAIN))).state is State.FAILED
-    assert told(*(other(f"job-{number}") for number in range(MAX_CHAIN - 1))).state is State.PENDING
+    assert told(*chain("sft", *(f"job-{number}" for number in range(MAX_CHAIN - 1)))).state is State.FAILED
+    assert told(*chain("sft", *(f"job-{number}" for number in range(MAX_CHAIN - 2)))).state is State.PENDING
 
 
 def test_an_adapter_of_another_shape_is_refused_before_any_pod() -> None:
@@ -164,7 +203,7 @@ def test_what_cannot_be_read_of_the_other_job_stalls() -> None:
 
 @pytest.mark.parametrize("manifest", [{}, {"spec": None}, {"spec": {"model": {"source": 3}}}])
 def test_a_manifest_without_a_source_needs_nobody(manifest: Object) -> None:
-    assert needed_name(manifest) is None
+    assert needed_names(manifest) == ()
 
 
 class _Cluster:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import snapshot_download
 
-from finetune_api.plan import RunPlan
+from finetune_api.plan import HubPlace, RunPlan
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.models.modelfiles import WEIGHTS
 from finetune_trainer.models.sources import fetch_model, open_model
@@ -49,7 +49,7 @@ def hub_plan(place: Place, hub: Hub | None, **fields: Any) -> RunPlan:
 
 def offline_plan(place: Place, cache: Path, **model: Any) -> RunPlan:
     access = {"offline": True, "cacheClaim": "cache"}
-    return hub_plan(place, None, access=access, hub_cache=str(cache), model=model)
+    return hub_plan(place, None, access=access, hubs={"model": HubPlace(cache=str(cache))}, model=model)
 
 
 def refused(plan: RunPlan, environment: dict[str, str], folder: Path) -> UserError:
@@ -97,14 +97,14 @@ def test_a_model_is_fetched_at_the_commit_that_was_prepared(
 
 def test_the_token_opens_a_private_model(folder_place: Place, hub: Hub, tmp_path: Path) -> None:
     hub.tokens[MODEL] = "hf_secret"
-    plan = hub_plan(folder_place, hub, hub_token_variable="HUB_TOKEN")
+    plan = hub_plan(folder_place, hub, hubs={"model": HubPlace(token_variable="HUB_TOKEN")})
     folder = fetch_model(plan, {**folder_place.environment, "HUB_TOKEN": "hf_secret"}, tmp_path / "fetched")
     assert (folder / WEIGHTS).is_file()
 
 
 def test_a_wrong_token_is_refused_without_showing_it(folder_place: Place, hub: Hub, tmp_path: Path) -> None:
     hub.tokens[MODEL] = "hf_secret"
-    plan = hub_plan(folder_place, hub, hub_token_variable="HUB_TOKEN")
+    plan = hub_plan(folder_place, hub, hubs={"model": HubPlace(token_variable="HUB_TOKEN")})
     error = refused(plan, {"HUB_TOKEN": "hf_wrong_token"}, tmp_path)
     assert error.message == (f"hf://{MODEL} of spec.model.source does not exist at {hub.endpoint}, or is private")
     assert "spec.model.huggingFace.tokenSecretRef" in error.remedy
@@ -147,7 +147,7 @@ def test_a_hub_that_does_not_answer(folder_place: Place, tmp_path: Path) -> None
 
 
 def test_what_the_cache_holds_is_not_downloaded(folder_place: Place, hub: Hub, cache: Path, tmp_path: Path) -> None:
-    plan = hub_plan(folder_place, hub, hub_cache=str(cache))
+    plan = hub_plan(folder_place, hub, hubs={"model": HubPlace(cache=str(cache))})
     folder = fetch_model(plan, folder_place.environment, tmp_path / "fetched")
     assert (folder / WEIGHTS).is_symlink()
     assert not [request for request in hub.requests if "/resolve/" in request]
@@ -156,7 +156,9 @@ def test_what_the_cache_holds_is_not_downloaded(folder_place: Place, hub: Hub, c
 def test_what_the_cache_lacks_is_downloaded(folder_place: Place, hub: Hub, cache: Path, tmp_path: Path) -> None:
     (weights,) = cache.glob(f"hub/models--org--tiny/snapshots/*/{WEIGHTS}")
     weights.unlink()
-    folder = fetch_model(hub_plan(folder_place, hub, hub_cache=str(cache)), {}, tmp_path / "fetched")
+    folder = fetch_model(
+        hub_plan(folder_place, hub, hubs={"model": HubPlace(cache=str(cache))}), {}, tmp_path / "fetched"
+    )
     assert not (folder / WEIGHTS).is_symlink()
     assert {request.rpartition("/")[2] for request in hub.requests if "/resolve/" in request} == {WEIGHTS}
 

@@ -15,7 +15,7 @@ from finetune_api.plan import RunPlan, StoreAccess
 from finetune_api.spec import ModelSpec, S3Access
 from finetune_api.upstream import Upstream
 from finetune_trainer.errors import TrainerError, UserError
-from finetune_trainer.models.published import PublishedAdapter
+from finetune_trainer.models.published import StartAdapter
 from finetune_trainer.models.sources import fetch_model, open_model
 from support.run_plans import Place
 
@@ -52,7 +52,7 @@ def upstream(place: Place, kind: str = "adapter", digest: str | None = None, sou
 def plan_of(place: Place, found: Upstream | None) -> RunPlan:
     plan = place.plan()
     stores = {**plan.stores, "adapter": StoreAccess(endpoint_url=place.endpoint)}
-    return plan.model_copy(update={"upstream": found, "stores": stores})
+    return plan.model_copy(update={"upstreams": {"model": found} if found else {}, "stores": stores})
 
 
 def digest_of(place: Place, found: Upstream | None, folder: Path) -> str:
@@ -82,7 +82,7 @@ def test_model_and_adapter_are_placed_apart(folder_place: Place, tmp_path: Path)
     publish_adapter(folder_place)
     plan = plan_of(folder_place, upstream(folder_place))
     fetch_model(plan, folder_place.environment, tmp_path / "model")
-    adapter = PublishedAdapter.of(plan, folder_place.environment)
+    adapter = StartAdapter.of(plan, folder_place.environment)
     assert adapter
     adapter.place(tmp_path / "adapter")
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
@@ -97,7 +97,7 @@ def test_model_and_adapter_are_placed_apart(folder_place: Place, tmp_path: Path)
 def test_a_published_model_is_a_model(folder_place: Place, tmp_path: Path) -> None:
     folder_place.put(f"{FOLDER}/{MANIFEST}", CONTENT)
     plan = plan_of(folder_place, upstream(folder_place, "model"))
-    assert PublishedAdapter.of(plan, folder_place.environment) is None
+    assert StartAdapter.of(plan, folder_place.environment) is None
     found = open_model(plan, folder_place.environment, tmp_path / "opened")
     assert found.digest() == digest_of(folder_place, None, tmp_path / "alone")
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from huggingface_hub import snapshot_download
 
-from finetune_api.plan import RunPlan
+from finetune_api.plan import HubPlace, RunPlan
 from finetune_api.results import Prepared
 from finetune_api.uris import parse_destination
 from finetune_sandbox.pki import new_authority
@@ -49,7 +49,7 @@ def hub_plan(
         "huggingFace": access or {"endpointURL": hub.endpoint},
     }
     plan = place.plan(dataset=dataset)
-    return plan.model_copy(update={"data_hub_token_variable": "DATA_HF_TOKEN" if token else None})
+    return plan.model_copy(update={"hubs": {"data": HubPlace(token_variable="DATA_HF_TOKEN" if token else None)}})
 
 
 def refused(plan: RunPlan, environment: dict[str, str]) -> UserError:
@@ -97,7 +97,7 @@ def test_a_cache_claim_is_enough_without_a_network(folder_place: Place, hub: Hub
     hub.requests.clear()
     access = {"offline": True, "cacheClaim": "cache"}
     plan = hub_plan(folder_place, hub, access=access, files="more/*")
-    plan = plan.model_copy(update={"data_hub_cache": str(home)})
+    plan = plan.model_copy(update={"hubs": {"data": HubPlace(cache=str(home))}})
     assert prepare(plan, folder_place.environment).train.rows == 3
     assert hub.requests == []
     shutil.rmtree(home)

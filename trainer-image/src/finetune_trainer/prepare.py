@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 from finetune_api.layout import probe_object
 from finetune_api.plan import OUTPUT, RunPlan, total_steps
 from finetune_api.results import Prepared
 from finetune_api.runid import run_id, training_definition
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, LoraOptions
 from finetune_trainer.artifact.adoption import find_published
 from finetune_trainer.data.prepared_data import PreparedData, prepare_data
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.models.architectures import Config, why_not_together
-from finetune_trainer.models.fits import check_parts
+from finetune_trainer.models.fits import check_options, check_parts
 from finetune_trainer.models.sources import Model, open_model
 from finetune_trainer.storage.s3 import store_of
 from finetune_trainer.workspace import workspace_of
@@ -37,6 +38,7 @@ def prepare(plan: RunPlan, environment: Mapping[str, str]) -> Prepared:
     refuse_packing(plan.spec, model.config)
     check_parts(plan.spec.method, model.config, model.tensor_names())
     refuse_absent_parts(plan.spec, model)
+    refuse_unfit_adapter(plan.spec, model, workspace_of(environment).adapter)
     data = prepare_data(plan, environment, model, workspace_of(environment).data)
     prepared = resolve(plan, model, data)
     published = find_published(plan, environment, prepared.run_id)
@@ -92,6 +94,21 @@ def refuse_absent_parts(spec: FineTuneJobSpec, model: Model) -> None:
         check_parts_of(model.folder, spec.method.objective, spec.method.partial)
 
 
+def refuse_unfit_adapter(spec: FineTuneJobSpec, model: Model, scratch: Path) -> None:
+    """Checks that an initial adapter is of the shape that the manifest names, and fits the model.
+
+    Raises:
+        UserError: it is not; the message names the field.
+    """
+    if spec.method.initial_adapter is None or model.adapter is None:
+        return
+    check_options(spec.method.lora or LoraOptions(), model.adapter.config, model.adapter.named)
+    # Imported here: shapes of layers take PyTorch, which all other checks do without.
+    from finetune_trainer.models.initial import check_tensors
+
+    check_tensors(model.folder, spec, model.adapter.shapes(scratch), model.adapter.named)
+
+
 def resolve(plan: RunPlan, model: Model, data: PreparedData) -> Prepared:
     """The run ID, and what it stands for."""
     digest, summary = model.digest(), data.summary
@@ -101,6 +118,7 @@ def resolve(plan: RunPlan, model: Model, data: PreparedData) -> Prepared:
         run_id=run_id(training_definition(plan.spec, digest, summary.train.digest, held_out)),
         model_digest=digest,
         model_revision=model.source.revision,
+        adapter=model.pinned_adapter(),
         data_uri=str(data.folder),
         train=summary.train,
         validation=summary.validation,

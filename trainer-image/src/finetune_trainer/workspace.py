@@ -25,7 +25,7 @@ class Workspace:
 
     @property
     def adapter(self) -> Path:
-        """The adapter to start from, when the model is another job's."""
+        """The adapter that training starts from, if there is one."""
         return self.root / "adapter"
 
     @property

@@ -16,7 +16,7 @@ from finetune_api.spec.evaluation import DivergenceSpec, EarlyStoppingSpec, Eval
 from finetune_api.spec.hyperparameters import HyperparametersSpec, Optimizer, Precision, Schedule
 from finetune_api.spec.job import MAX_NAME_LENGTH, OPERATOR, ArtifactForm, FineTuneJobSpec, OutputSpec, ProfileReference
 from finetune_api.spec.method import MethodSpec
-from finetune_api.spec.model import ModelSpec
+from finetune_api.spec.model import AdapterSource, ModelSpec, WeightsSource
 from finetune_api.spec.objectives import (
     DpoLoss,
     DpoOptions,
@@ -27,11 +27,12 @@ from finetune_api.spec.objectives import (
     RewardOptions,
 )
 from finetune_api.spec.resources import DeepSpeedSpec, ResourcesSpec
-from finetune_api.spec.tunings import LoraOptions, PartialOptions, QuantizationOptions, Tuning
+from finetune_api.spec.tunings import LoraOptions, LoraShape, PartialOptions, QuantizationOptions, Tuning
 
 __all__ = [
     "MAX_NAME_LENGTH",
     "OPERATOR",
+    "AdapterSource",
     "AddressingStyle",
     "ArtifactForm",
     "CheckpointSpec",
@@ -52,6 +53,7 @@ __all__ = [
     "HyperparametersSpec",
     "KtoOptions",
     "LoraOptions",
+    "LoraShape",
     "MethodSpec",
     "ModelSpec",
     "Objective",
@@ -73,5 +75,6 @@ __all__ = [
     "TooLong",
     "Tuning",
     "ValidationSpec",
+    "WeightsSource",
     "source_settings",
 ]

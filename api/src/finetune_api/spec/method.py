@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import Document, effective_validations, validations, where_written
+from finetune_api.spec.model import AdapterSource
 from finetune_api.spec.objectives import DpoOptions, KtoOptions, Objective, OrpoOptions, Reference, RewardOptions
 from finetune_api.spec.tunings import LoraOptions, PartialOptions, QuantizationOptions, Tuning
 
@@ -32,6 +33,17 @@ def _model_reference(objective: str) -> tuple[str, str]:
     )
 
 
+def _reference_of_continued(objective: str) -> tuple[str, str]:
+    return (
+        where_written(
+            f"self.{objective}.reference != 'Model' || !has(self.lora) || !has(self.lora.initialAdapter)",
+            f"{objective}.reference",
+        ),
+        f"method.{objective}.reference Model disables the adapter, and without its initialAdapter the model is not "
+        f"what it was before its first step; set spec.method.{objective}.reference to Precomputed",
+    )
+
+
 class MethodSpec(Document):
     """What is learned, and in which weights."""
 
@@ -53,6 +65,7 @@ class MethodSpec(Document):
             ),
             *(_option_of(objective) for objective in ("dpo", "orpo", "kto", "reward")),
             *(_model_reference(objective) for objective in ("dpo", "kto")),
+            *(_reference_of_continued(objective) for objective in ("dpo", "kto")),
         )
         | effective_validations(("self.tuning != 'partial' || has(self.partial)", _PARTIAL_TOGETHER))
     }
@@ -108,7 +121,13 @@ class MethodSpec(Document):
         options = self.objective_options
         if not isinstance(options, DpoOptions | KtoOptions):
             return Reference.NONE
-        return options.reference or (Reference.MODEL if self.tuning.adapts else Reference.PRECOMPUTED)
+        alone = self.tuning.adapts and self.initial_adapter is None
+        return options.reference or (Reference.MODEL if alone else Reference.PRECOMPUTED)
+
+    @property
+    def initial_adapter(self) -> AdapterSource | None:
+        """The adapter that a tuning with an adapter goes on from, where the spec names one."""
+        return self.lora.initial_adapter if self.lora and self.tuning.adapts else None
 
 
 _DEFAULTS: dict[Objective, ObjectiveOptions] = {

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import Document, FractionString, effective_validations
+from finetune_api.spec.model import AdapterSource
 
 _ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
@@ -24,8 +25,8 @@ class Tuning(StrEnum):
         return self in (Tuning.LORA, Tuning.QLORA)
 
 
-class LoraOptions(Document):
-    """Low-rank adaptation, https://arxiv.org/abs/2106.09685."""
+class LoraShape(Document):
+    """What makes the form of an adapter, https://arxiv.org/abs/2106.09685."""
 
     rank: Annotated[int, Field(default=16, ge=1, le=1024, description="Rank of the update matrices.")]
     alpha: Annotated[
@@ -63,6 +64,19 @@ class LoraOptions(Document):
             default=False,
             description="DoRA (arXiv 2402.09353): learn the length of each weight column beside its direction. vLLM "
             "does not serve such adapters.",
+        ),
+    ]
+
+
+class LoraOptions(LoraShape):
+    """Low-rank adaptation, https://arxiv.org/abs/2106.09685."""
+
+    initial_adapter: Annotated[
+        AdapterSource | None,
+        Field(
+            default=None,
+            description="An adapter to go on from, on the model of spec.model. It must have the rank, alpha, "
+            "targetModules, rankStabilized and dora of this group, and fit the model's shapes. Default: a new one.",
         ),
     ]
 

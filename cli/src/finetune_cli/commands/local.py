@@ -35,10 +35,10 @@ def run_command(
         Path | None, typer.Option(help="Also write the final resource, with its status, to this file as YAML.")
     ] = None,
     upstream: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="FILE",
-            help="For a job:// model: the finished job, as --status-file or kubectl wrote it.",
+            help="For a job:// source: the finished job, as --status-file or kubectl wrote it. Repeatable.",
         ),
     ] = None,
     cpu_in_place_of_gpus: Annotated[
@@ -61,6 +61,6 @@ def run_command(
     manifest = one_document(file, name, namespace)
     under = profile_of(profile, manifest)
     job = read_job(manifest, file, under.spec if under else None)
-    places = places_of(job, store, pvc or [], upstream)
+    places = places_of(job, store, pvc or [], upstream or [])
     plan = first_plan(manifest, job, under)
     raise typer.Exit(run_locally(job, plan, places, workdir, status_file, cpu_in_place_of_gpus))

@@ -22,19 +22,19 @@ from finetune_cli.local.display import StatusLines
 from finetune_cli.local.planning import HUB_TOKEN_VARIABLE, Places, parse_claims, parse_store_url, secret_names
 from finetune_cli.local.run import LocalRun, Machine
 from finetune_cli.local.status import resource
-from finetune_cli.local.upstream import local_upstream
+from finetune_cli.local.upstream import local_upstreams
 from finetune_cli.manifests import as_yaml
 from finetune_cli.output import errors, note
 
 
-def places_of(job: FineTuneJob, store: str | None, claims: list[str], upstream: str | None) -> Places:
+def places_of(job: FineTuneJob, store: str | None, claims: list[str], upstreams: list[str]) -> Places:
     """Where a run finds what a cluster would give it, as the options say.
 
     Args:
         job: the job to run.
         store: value of --store.
         claims: values of --pvc.
-        upstream: file with the finished job that a job:// model names.
+        upstreams: values of --upstream: files, each with a finished job that a job:// names.
 
     Raises:
         UsageError: an option that cannot be used as given.
@@ -43,13 +43,11 @@ def places_of(job: FineTuneJob, store: str | None, claims: list[str], upstream: 
         store_url=parse_store_url(store) if store else None,
         claims=parse_claims(claims),
         hub_token=HUB_TOKEN_VARIABLE in os.environ,
-        upstream=local_upstream(job, _upstream_resource(upstream), upstream or ""),
+        upstreams=local_upstreams(job, {file: _upstream_resource(file) for file in upstreams}),
     )
 
 
-def _upstream_resource(file: str | None) -> dict[str, Any] | None:
-    if file is None:
-        return None
+def _upstream_resource(file: str) -> dict[str, Any]:
     found = job_documents(file)
     if len(found) != 1:
         raise UsageError(f"--upstream {file} has {len(found)} FineTuneJobs; it must hold one")

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune_api.job import FineTuneJob
 from finetune_api.plan import (
+    NO_UPSTREAMS,
+    HubPlace,
     JobReference,
     ProgressEndpoint,
     RunPlan,
     StoreAccess,
     claims_of,
-    data_hub,
+    hub_uses,
     store_uses,
     world_of,
 )
 from finetune_api.results import Prepared
-from finetune_api.spec import FineTuneJobSpec
-from finetune_api.upstream import Upstream, resolved_spec
+from finetune_api.spec import FineTuneJobSpec, HubAccess
+from finetune_api.upstream import Upstreams, resolved_spec
+from finetune_api.weights import weight_sources
 from finetune_cli.errors import UnsupportedHereError, UsageError
 
 HUB_TOKEN_VARIABLE = "HF_TOKEN"
@@ -34,13 +37,13 @@ class Places:
         store_url: endpoint or ``file://`` folder in place of every S3 endpoint of the manifest; None keeps them.
         claims: folder of each PersistentVolumeClaim.
         hub_token: whether the environment has a token for the Hugging Face hub.
-        upstream: what a job:// model stands for.
+        upstreams: by use, what each job:// stands for.
     """
 
     store_url: str | None
     claims: Mapping[str, Path]
     hub_token: bool
-    upstream: Upstream | None = None
+    upstreams: Upstreams = field(default_factory=dict)
 
 
 def parse_store_url(text: str) -> str:
@@ -86,7 +89,7 @@ def check_places(job: FineTuneJob, places: Places) -> None:
         raise UnsupportedHereError(
             "spec.suspend is true: there is nothing to run. Set it to false to run the job here."
         )
-    needed = claims_of(resolved_spec(job.spec, places.upstream))
+    needed = claims_of(resolved_spec(job.spec, places.upstreams))
     for claim in needed:
         if claim not in places.claims:
             raise UsageError(
@@ -98,7 +101,7 @@ def check_places(job: FineTuneJob, places: Places) -> None:
 
 
 def local_stores(
-    spec: FineTuneJobSpec, store_url: str | None, upstream: Upstream | None = None
+    spec: FineTuneJobSpec, store_url: str | None, upstreams: Upstreams = NO_UPSTREAMS
 ) -> dict[str, StoreAccess]:
     """Stores of every use; credentials come from the environment, since Secrets need a cluster."""
     return {
@@ -108,7 +111,7 @@ def local_stores(
             addressing_style=access.addressing_style,
             checksum=access.checksum,
         )
-        for use, access in store_uses(spec, upstream).items()
+        for use, access in store_uses(spec, upstreams).items()
     }
 
 
@@ -117,27 +120,30 @@ def secret_names(spec: FineTuneJobSpec) -> tuple[str, ...]:
     names = {
         access.credentials_secret_ref.name for access in store_uses(spec).values() if access.credentials_secret_ref
     }
-    hubs = (spec.model.hugging_face, spec.dataset.hugging_face)
+    hubs = (*(source.hugging_face for source in weight_sources(spec).values()), spec.dataset.hugging_face)
     names |= {hub.token_secret_ref.name for hub in hubs if hub and hub.token_secret_ref}
     return tuple(sorted(names))
 
 
 def prepare_plan(job: FineTuneJob, places: Places, master_port: int) -> RunPlan:
     """The plan of the prepare stage."""
-    spec = resolved_spec(job.spec, places.upstream)
-    hub, of_data = spec.model.hugging_face, data_hub(job.spec)
+    spec = resolved_spec(job.spec, places.upstreams)
     return RunPlan(
         job=JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
         attempt=0,
         spec=spec,
         world=world_of(spec, LOOPBACK, master_port),
-        stores=local_stores(spec, places.store_url, places.upstream),
+        stores=local_stores(spec, places.store_url, places.upstreams),
         claims={claim: str(places.claims[claim]) for claim in claims_of(spec)},
-        hub_token_variable=HUB_TOKEN_VARIABLE if places.hub_token else None,
-        hub_cache=str(places.claims[hub.cache_claim]) if hub and hub.cache_claim else None,
-        upstream=places.upstream,
-        data_hub_token_variable=HUB_TOKEN_VARIABLE if places.hub_token else None,
-        data_hub_cache=str(places.claims[of_data.cache_claim]) if of_data and of_data.cache_claim else None,
+        hubs={use: _hub_place(places, hub) for use, hub in hub_uses(spec).items()},
+        upstreams=dict(places.upstreams),
+    )
+
+
+def _hub_place(places: Places, hub: HubAccess | None) -> HubPlace:
+    return HubPlace(
+        token_variable=HUB_TOKEN_VARIABLE if places.hub_token else None,
+        cache=str(places.claims[hub.cache_claim]) if hub and hub.cache_claim else None,
     )
 
 

@@ -97,7 +97,7 @@ class LocalRun:
             kill_run(self._run)
 
     def _stages(self) -> int:
-        self._set(transitions.preparing(_now(), self.plan, self.places.upstream))
+        self._set(transitions.preparing(_now(), self.plan, self.places.upstreams))
         plan = prepare_plan(self.job, self.places, free_port())
         ended = self._run_nodes(Stage.PREPARE, plan, None)
         failure = root_cause(ended)

@@ -9,6 +9,7 @@ from finetune_api import progression
 from finetune_api.conditions import Phase, conditions
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, Stage, StageOutcome
+from finetune_api.plan import NO_UPSTREAMS
 from finetune_api.reports import ProgressReport
 from finetune_api.results import Artifact, EvaluationResult, Prepared
 from finetune_api.spec import FineTuneJobSpec
@@ -20,7 +21,7 @@ from finetune_api.status import (
     StageStatus,
     State,
 )
-from finetune_api.upstream import Upstream
+from finetune_api.upstream import Upstreams
 
 # A manifest on its own is the first generation of its object.
 GENERATION = 1
@@ -42,9 +43,9 @@ def _entered(status: FineTuneJobStatus, state: State, reason: Reason, message: s
     return status.model_copy(update={"state": state, "conditions": said})
 
 
-def preparing(now: datetime, plan: PlanStatus, upstream: Upstream | None = None) -> FineTuneJobStatus:
-    """The status at the start of a run; ``upstream`` is what a ``job://`` model stands for."""
-    status = FineTuneJobStatus(observed_generation=GENERATION, start_time=now, plan=plan, upstream=upstream)
+def preparing(now: datetime, plan: PlanStatus, upstreams: Upstreams = NO_UPSTREAMS) -> FineTuneJobStatus:
+    """The status at the start of a run; ``upstreams`` is what each ``job://`` stands for."""
+    status = FineTuneJobStatus(observed_generation=GENERATION, start_time=now, plan=plan).with_upstreams(upstreams)
     status = progression.with_stage(status, StageStatus(name=Stage.PREPARE, started=now))
     return _entered(status, State.PREPARING, Reason.PREPARING, "checking and preparing the inputs", now)
 

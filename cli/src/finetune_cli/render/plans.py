@@ -43,7 +43,7 @@ def _shape(job: FineTuneJob, seen: Forecast) -> Group:
                 ("GPUs", str(seen.gpus)),
                 ("Batch", f"{counted(batch, 'row')} = {parts}"),
                 ("Steps", _steps(job, seen)),
-                ("Starts from", f"the result of the job {seen.upstream}" if seen.upstream else ""),
+                ("Starts from", ", ".join(f"the result of the job {name}" for name in seen.upstreams)),
                 ("Secrets", ", ".join(seen.secrets)),
                 ("Claims", ", ".join(seen.claims)),
             )

@@ -17,6 +17,8 @@ from finetune_trainer.models.sources import base_model_name
 from finetune_trainer.training.hyperparameters import effective_values
 
 MODEL_CARD = "README.md"
+# How the work is spread over processes, and where weights were found: equal results may differ in both.
+_NO_SHAPE = ("spec.deepspeed.", "spec.method.lora.initialAdapter.")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -111,9 +113,9 @@ def _splits(prepared: Prepared) -> tuple[tuple[object, ...], ...]:
 
 
 def _settings(spec: FineTuneJobSpec) -> Iterator[tuple[object, ...]]:
-    """What shapes the result. How the work is spread over processes does not, and may differ between equal results."""
+    """What shapes the result."""
     for path, value, origin in effective_values(spec):
-        if not path.startswith("spec.deepspeed."):
+        if not path.startswith(_NO_SHAPE):
             yield path.removeprefix("spec."), value, origin
 
 
@@ -123,6 +125,7 @@ def _provenance(prepared: Prepared, upstream: Upstream | None) -> dict[str, obje
         "run ID": prepared.run_id,
         "model digest": prepared.model_digest,
         **({"model revision": prepared.model_revision} if prepared.model_revision else {}),
+        **({"initial adapter digest": prepared.adapter.digest} if prepared.adapter else {}),
         "training data digest": prepared.train.digest,
         **({"held-out data digest": held_out.digest} if held_out else {}),
         "optimizer steps planned": prepared.steps,

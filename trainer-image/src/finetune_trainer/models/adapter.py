@@ -33,11 +33,21 @@ def add_adapter(base: PreTrainedModel, spec: FineTuneJobSpec, dtype: torch.dtype
     Raises:
         UserError: a name of spec.method.lora.targetModules matches no linear layer of the model.
     """
+    _check_targets(base, (spec.method.lora or LoraOptions()).target_modules)
+    model = get_peft_model(base, _config(spec), autocast_adapter_dtype=True)
+    assert isinstance(model, PeftModel)
+    return _in(model, dtype)
+
+
+def _config(spec: FineTuneJobSpec) -> LoraConfig:
+    """The adapter that a spec describes; what is drawn for it next depends on the seed only."""
     options = spec.method.lora or LoraOptions()
-    _check_targets(base, options.target_modules)
     all_linear = options.target_modules == (ALL_LINEAR,)
-    config = LoraConfig(
-        task_type=_task(spec),
+    # The initial values are drawn in float32 in the order of the model's layers.
+    torch.manual_seed(spec.hyperparameters.seed)
+    return LoraConfig(
+        # For the first of these PEFT trains and saves the scalar head beside the adapter.
+        task_type=TaskType.SEQ_CLS if spec.method.objective is Objective.REWARD else TaskType.CAUSAL_LM,
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=float(options.dropout),
@@ -45,52 +55,36 @@ def add_adapter(base: PreTrainedModel, spec: FineTuneJobSpec, dtype: torch.dtype
         use_rslora=options.rank_stabilized,
         use_dora=options.dora,
     )
-    # The initial values are drawn in float32 in the order of the model's layers.
-    torch.manual_seed(spec.hyperparameters.seed)
-    model = get_peft_model(base, config, autocast_adapter_dtype=True)
-    assert isinstance(model, PeftModel)
+
+
+def _in(model: PeftModel, dtype: torch.dtype) -> PeftModel:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
     return model
-
-
-def _task(spec: FineTuneJobSpec) -> TaskType:
-    # For the first of these PEFT trains and saves the scalar head beside the adapter.
-    return TaskType.SEQ_CLS if spec.method.objective is Objective.REWARD else TaskType.CAUSAL_LM
 
 
 def continue_adapter(base: PreTrainedModel, folder: Path, spec: FineTuneJobSpec, dtype: torch.dtype) -> PeftModel:
     """Freezes the model and lays an adapter over it that was trained before, to be trained on.
 
+    Its options are those of the spec, which were held against the adapter before. What it does not have of a reward
+    model's head is new.
+
     Raises:
-        UserError: the folder holds no LoRA adapter.
+        UserError: the folder has weights that are no part of such an adapter.
     """
-    config = _read_config(folder)
-    options = spec.method.lora or LoraOptions()
-    config.lora_dropout, config.inference_mode = float(options.dropout), False
-    config.task_type = _task(spec)
-    torch.manual_seed(spec.hyperparameters.seed)
-    if config.task_type is TaskType.SEQ_CLS:
-        model = _with_head(base, folder, config)
-    else:
-        model = PeftModel.from_pretrained(base, str(folder), config=config, is_trainable=True)
+    model = get_peft_model(base, _config(spec))
     assert isinstance(model, PeftModel)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)
-    return model
-
-
-def _with_head(base: PreTrainedModel, folder: Path, config: LoraConfig) -> torch.nn.Module:
-    """Lays an adapter over a reward model; the head is the adapter's, or a new one if it was no reward model's."""
-    # PEFT warns of a base model of another name; the name that counts is written when the adapter is saved.
-    config.base_model_name_or_path = base.name_or_path
-    model: Any = get_peft_model(base, config)
-    state = get_peft_model_state_dict(model) | load_peft_weights(str(folder), device="cpu")
-    set_peft_model_state_dict(model, state)
-    trained: torch.nn.Module = model
-    return trained
+    before = get_peft_model_state_dict(model, save_embedding_layers=False)
+    found = load_peft_weights(str(folder), device="cpu")
+    strange = sorted(found.keys() - before.keys())
+    if strange:
+        raise UserError(
+            f"the adapter to start from has the tensor {strange[0]}, which spec.method.lora does not describe",
+            "name an adapter of the same targetModules",
+        )
+    set_peft_model_state_dict(model, before | found)
+    return _in(model, dtype)
 
 
 def without_adapter(base: PreTrainedModel, folder: Path) -> torch.nn.Module:

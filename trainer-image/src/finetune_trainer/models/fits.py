@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from finetune_api.spec import LoraOptions, MethodSpec
+from finetune_api.spec import LoraOptions, LoraShape, MethodSpec
 from finetune_trainer.errors import UserError
 
 _ALL_LINEAR = "all-linear"
+# By the field of adapter_config.json, that of spec.method.lora.
+_OPTIONS = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rank_stabilized", "use_dora": "dora"}
+# Ways of PEFT to begin an adapter that leave the base model as it is. Others change it, and an adapter of theirs is
+# right on that changed model only.
+_PLAIN_BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal")
 _BLOCKS = ("num_hidden_layers", "n_layer", "num_layers")
 
 
@@ -52,3 +57,49 @@ def _check_targets(targets: Collection[str], tensors: Collection[str]) -> None:
                 f"spec.method.lora.targetModules names {target!r}, which is no module of the model",
                 f"use all-linear alone, or names among {known}",
             )
+
+
+def check_options(asked: LoraOptions, config: Mapping[str, Any], named: str) -> None:
+    """Refuses an initial adapter that is not of the rank, alpha and kind that a manifest says.
+
+    Args:
+        asked: spec.method.lora.
+        config: adapter_config.json of the adapter.
+        named: the adapter and its field, for messages.
+
+    Raises:
+        UserError: the message names the field.
+    """
+    if config.get("peft_type") != "LORA":
+        raise UserError(
+            f"{named} is an adapter of the type {config.get('peft_type')}", "start from a LoRA adapter, or from none"
+        )
+    _check_plain(config, named)
+    for theirs, name in _OPTIONS.items():
+        wanted = getattr(asked, name)
+        known = config.get(theirs) or type(wanted)()
+        if known != wanted:
+            field = f"spec.method.lora.{LoraShape.model_fields[name].alias or name}"
+            raise UserError(
+                f"{field} is {_word(wanted)}, and the adapter {named} has {_word(known)}",
+                f"set {field} to {_word(known)}, or name another adapter",
+            )
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_plain(config: Mapping[str, Any], named: str) -> None:
+    """Refuses what adapters of other trainers may have and spec.method.lora cannot say."""
+    for option in ("rank_pattern", "alpha_pattern"):
+        if config.get(option):
+            raise UserError(
+                f"{named} has other ranks or alphas for some modules ({option} of its adapter_config.json)",
+                "start from an adapter of one rank and alpha, or merge it into its base model",
+            )
+    if config.get("init_lora_weights", True) not in _PLAIN_BEGINNINGS:
+        raise UserError(
+            f"{named} was begun by {config['init_lora_weights']}, which changes the base model: it fits no other",
+            "convert it with PEFT (path_initial_model_for_weight_conversion), or merge it into its base model",
+        )

@@ -26,7 +26,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from finetune_api.plan import RunPlan, data_hub
+from finetune_api.plan import DATA, HubPlace, RunPlan, data_hub, hub_uses
+from finetune_api.weights import MODEL, weight_sources, weights_field
 from finetune_trainer.errors import StorageError, TrainerError, UserError
 from finetune_trainer.models.safetensors_header import TensorInfo, read_file_header
 from finetune_trainer.storage.digests import file_sha256
@@ -46,6 +47,7 @@ class HubFields:
 
 
 _MODEL = HubFields("model", "spec.model.source", "spec.model.revision", "spec.model.huggingFace")
+_NO_PLACE = HubPlace()
 
 
 @dataclass(frozen=True)
@@ -147,19 +149,18 @@ class HubSource:
         return read_file_header(cached) if cached else None
 
 
-def find_hub_model(plan: RunPlan, environment: Mapping[str, str], repository: str) -> HubSource:
-    """Resolves the revision of an hf:// model to a commit and lists its files.
+def find_hub_model(plan: RunPlan, environment: Mapping[str, str], repository: str, use: str = MODEL) -> HubSource:
+    """Resolves the revision of the hf:// weights of a use to a commit and lists their files.
 
     Raises:
         UserError: there is no such model, revision or cached copy, or the token does not open it.
         StorageError: the hub cannot be reached.
     """
-    access = plan.spec.model.hugging_face
-    token = environment.get(plan.hub_token_variable) if plan.hub_token_variable else None
-    cache = Path(plan.hub_cache) / "hub" if plan.hub_cache else None
-    hub = Hub(repository, access.endpoint_url if access else None, token, cache)
-    revision = (plan.prepared.model_revision if plan.prepared else None) or plan.spec.model.revision or "main"
-    return open_hub(hub, revision, bool(access and access.offline))
+    weights, path = weight_sources(plan.spec)[use], weights_field(plan.spec, use)
+    own = f"{path}.huggingFace" if weights.hugging_face else "spec.model.huggingFace"
+    fields = HubFields("model", f"{path}.source", f"{path}.revision", own)
+    known = plan.prepared.revision(use) if plan.prepared else None
+    return _open(plan, use, environment, repository, known or weights.revision, fields)
 
 
 def find_hub_data(
@@ -170,11 +171,18 @@ def find_hub_data(
     Raises:
         UserError, StorageError: as :func:`find_hub_model`.
     """
-    access = data_hub(plan.spec)
-    token = environment.get(plan.data_hub_token_variable) if plan.data_hub_token_variable else None
-    cache = Path(plan.data_hub_cache) / "hub" if plan.data_hub_cache else None
-    own = "spec.dataset.huggingFace" if plan.spec.dataset.hugging_face or not access else "spec.model.huggingFace"
+    shared = not plan.spec.dataset.hugging_face and data_hub(plan.spec)
+    own = "spec.model.huggingFace" if shared else "spec.dataset.huggingFace"
     fields = HubFields("dataset", f"{field}.source", f"{field}.revision", own)
+    return _open(plan, DATA, environment, repository, revision, fields)
+
+
+def _open(
+    plan: RunPlan, use: str, environment: Mapping[str, str], repository: str, revision: str | None, fields: HubFields
+) -> HubSource:
+    access, place = hub_uses(plan.spec).get(use), plan.hubs.get(use, _NO_PLACE)
+    token = environment.get(place.token_variable) if place.token_variable else None
+    cache = Path(place.cache) / "hub" if place.cache else None
     hub = Hub(repository, access.endpoint_url if access else None, token, cache, fields)
     return open_hub(hub, revision or "main", bool(access and access.offline))
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn import Module, ModuleList, Parameter
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from finetune_api.spec import Objective, PartialOptions
 from finetune_trainer.errors import UserError
+from finetune_trainer.models.outline import model_without_weights
 from finetune_trainer.models.reward_head import HEAD
 
 _FIELD = "spec.method.partial"
@@ -35,17 +35,7 @@ def check_parts_of(folder: Path, objective: Objective, options: PartialOptions) 
     Raises:
         UserError: as :func:`train_only`, or transformers knows no such model.
     """
-    kind: Any = AutoModelForSequenceClassification if objective is Objective.REWARD else AutoModelForCausalLM
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model = kind.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the config.json of spec.model.source describes no model that can be trained: {error}",
-            "point spec.model.source at a causal language model that transformers knows",
-        ) from error
-    train_only(model, options)
+    train_only(model_without_weights(folder, objective), options)
 
 
 def _chosen(model: PreTrainedModel, options: PartialOptions) -> Iterator[Parameter]:

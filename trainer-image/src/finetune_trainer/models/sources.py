@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.plan import RunPlan
+from finetune_api.results import PinnedWeights
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.uris import ClaimLocation, HubModel, JobResult, S3Location, parse_source
-from finetune_trainer.errors import NotSafetensors, TrainerError, UserError
+from finetune_api.weights import MODEL
+from finetune_trainer.errors import NotSafetensors, UserError
 from finetune_trainer.models.modelfiles import (
     CONFIG,
     DEFINING,
@@ -21,9 +22,8 @@ from finetune_trainer.models.modelfiles import (
     weight_files,
 )
 from finetune_trainer.models.modelsource import ModelSource
-from finetune_trainer.models.published import PublishedAdapter, Retokenized, check_manifest
-from finetune_trainer.models.safetensors_header import TensorInfo, read_file_header
-from finetune_trainer.models.stored import StoredModel
+from finetune_trainer.models.places import find_weights
+from finetune_trainer.models.published import Retokenized, StartAdapter, check_manifests
 from finetune_trainer.storage.digests import digest_of_files, file_sha256
 
 
@@ -31,7 +31,7 @@ from finetune_trainer.storage.digests import digest_of_files, file_sha256
 class Model:
     """A model whose small files are in ``folder`` and whose weights are still where they were.
 
-    ``adapter`` has the hexadecimal SHA-256 of each file of an adapter on it, by a name that no file of a model has.
+    ``adapter`` is one that training starts from.
     """
 
     source: ModelSource
@@ -39,13 +39,21 @@ class Model:
     small: tuple[str, ...]
     weights: tuple[str, ...]
     config: Json
-    adapter: Mapping[str, str] = field(default_factory=dict)
+    adapter: StartAdapter | None = None
 
     def digest(self) -> str:
         """Digest of every file that defines the model, those of an adapter on it included."""
         sha256 = {name: file_sha256(self.folder / name) for name in self.small}
         sha256 |= {name: self._weight_sha256(name) for name in self.weights}
-        return digest_of_files({**sha256, **self.adapter})
+        # By names that no file of a model has.
+        on_it = self.adapter.sha256().items() if self.adapter else ()
+        return digest_of_files({**sha256, **{f"adapter/{name}": value for name, value in on_it}})
+
+    def pinned_adapter(self) -> PinnedWeights | None:
+        """The adapter on it, as it was found."""
+        if self.adapter is None:
+            return None
+        return PinnedWeights(digest=digest_of_files(self.adapter.sha256()), revision=self.adapter.files.revision)
 
     def tensor_names(self) -> frozenset[str] | None:
         """Names of all tensors; None where only the whole files would tell."""
@@ -69,11 +77,11 @@ def open_model(plan: RunPlan, environment: Mapping[str, str], folder: Path) -> M
         StorageError: its place cannot be reached.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    check_manifest(plan, environment)
-    adapter = PublishedAdapter.of(plan, environment)
-    uri, source = plan.spec.model.source, find_model(plan, environment)
+    check_manifests(plan, environment)
+    adapter = StartAdapter.of(plan, environment)
+    uri, source = plan.spec.model.source, find_weights(plan, MODEL, environment)
     check_names(uri, source.names)
-    if adapter:
+    if adapter and adapter.retokenizes:
         source = Retokenized(source, adapter)
     small = tuple(name for name in DEFINING if name in source.names)
     source.place(small, folder)
@@ -86,7 +94,7 @@ def open_model(plan: RunPlan, environment: Mapping[str, str], folder: Path) -> M
     check_configs(uri, configs)
     weights = weight_files(uri, source.names, index)
     _check_weights(uri, source, weights)
-    return Model(source, folder, small, weights, configs[CONFIG], adapter.digests() if adapter else {})
+    return Model(source, folder, small, weights, configs[CONFIG], adapter)
 
 
 def _check_weights(uri: str, source: ModelSource, weights: Collection[str]) -> None:
@@ -109,8 +117,11 @@ def fetch_model(plan: RunPlan, environment: Mapping[str, str], into: Path) -> Pa
     """
     model = open_model(plan, environment, into)
     if plan.prepared and model.digest() != plan.prepared.model_digest:
+        named = f"{plan.spec.model.source} of spec.model.source"
+        if model.adapter and model.pinned_adapter() != plan.prepared.adapter:
+            named = model.adapter.named
         raise UserError(
-            f"{plan.spec.model.source} of spec.model.source has changed since the job was prepared",
+            f"{named} has changed since the job was prepared",
             "create the job again, so that its run ID stands for the model as it is now",
         )
     model.source.place([name for name in model.weights if not (into / name).exists()], into)
@@ -120,45 +131,3 @@ def fetch_model(plan: RunPlan, environment: Mapping[str, str], into: Path) -> Pa
 def base_model_name(spec: FineTuneJobSpec) -> str:
     """Public id of the base model, as the adapter and the model card give it."""
     return spec.model.name or spec.model.source.removeprefix("hf://")
-
-
-def find_model(plan: RunPlan, environment: Mapping[str, str]) -> ModelSource:
-    """The place that ``spec.model.source`` names."""
-    match parse_source(plan.spec.model.source):
-        case S3Location() as prefix:
-            return StoredModel(plan, environment, prefix)
-        case ClaimLocation(claim, path):
-            return FolderModel(Path(plan.claims[claim]) / path)
-        case HubModel(repository):
-            # Imported here: the hub's client takes longer to load than prepare may take for an s3:// model.
-            from finetune_trainer.models.hub import find_hub_model
-
-            return find_hub_model(plan, environment, repository)
-        case JobResult() as unresolved:
-            raise TrainerError(f"the plan still names {unresolved}", "make the plan from the finished job's status")
-
-
-class FolderModel:
-    """A model in a mounted folder."""
-
-    revision = None
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        files = (path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else ()
-        self._names = frozenset(path.name for path in files)
-
-    @property
-    def names(self) -> Collection[str]:
-        return self._names
-
-    def place(self, names: Collection[str], folder: Path) -> None:
-        for name in names:
-            (folder / name).unlink(missing_ok=True)
-            (folder / name).symlink_to((self._folder / name).resolve())
-
-    def weight_sha256(self, name: str) -> str:
-        return file_sha256(self._folder / name)
-
-    def weight_header(self, name: str) -> Mapping[str, TensorInfo]:
-        return read_file_header(self._folder / name)

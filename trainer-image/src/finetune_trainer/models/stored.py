@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from finetune_api.plan import MODEL, RunPlan
+from finetune_api.plan import RunPlan
 from finetune_api.uris import S3Location
 from finetune_trainer.errors import NotSafetensors
 from finetune_trainer.models.safetensors_header import HEADER_LENGTH_BYTES, TensorInfo, read_header
@@ -19,7 +19,7 @@ class StoredModel:
 
     revision = None
 
-    def __init__(self, plan: RunPlan, environment: Mapping[str, str], prefix: S3Location, use: str = MODEL) -> None:
+    def __init__(self, plan: RunPlan, environment: Mapping[str, str], prefix: S3Location, use: str) -> None:
         self._store = store_of(plan, use, environment)
         self._endpoint = plan.stores[use].endpoint_url
         self._memory = DigestMemory(plan, environment)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from finetune_api.plan import ADAPTER, MODEL, OUTPUT, RunPlan
+from finetune_api.plan import OUTPUT, RunPlan
 from finetune_api.uris import S3Location
+from finetune_api.weights import ADAPTER, weight_sources, weights_field
 
 CHUNK_BYTES = 1 << 20
 
@@ -78,10 +79,12 @@ def fields_of(plan: RunPlan, use: str) -> StoreFields:
     """Names of the fields behind one use of a store, such as ``output``, ``model`` or ``train-0``."""
     if use == OUTPUT:
         return StoreFields("spec.output.destination", "spec.output.s3")
-    if use == ADAPTER:
+    if use == ADAPTER and plan.spec.method.initial_adapter is None:
         return StoreFields("spec.model.source", "spec.model.s3")
-    if use == MODEL:
-        return StoreFields("spec.model.source", "spec.model.s3" if plan.spec.model.s3 else "spec.output.s3")
+    weights = weight_sources(plan.spec)
+    if use in weights:
+        field = weights_field(plan.spec, use)
+        return StoreFields(f"{field}.source", f"{field}.s3" if weights[use].s3 else "spec.output.s3")
     split, _, index = use.rpartition("-")
     dataset = plan.spec.dataset
     held_out = (dataset.validation.sources if dataset.validation else None) or ()

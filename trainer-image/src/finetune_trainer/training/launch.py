@@ -20,7 +20,7 @@ from finetune_api.plan import NODE_RANK_VARIABLE, SIMULATED_GPUS_VARIABLE, Devic
 from finetune_trainer.data.splits import fetch_splits
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import Killed, node_failure
-from finetune_trainer.models.published import PublishedAdapter
+from finetune_trainer.models.published import StartAdapter
 from finetune_trainer.models.sources import fetch_model
 from finetune_trainer.outcome import Terminated, failed, ignore_signals, write_termination_message
 from finetune_trainer.settings import rendezvous_timeout
@@ -90,7 +90,7 @@ def _launch(plan: RunPlan, environment: MutableMapping[str, str]) -> StageOutcom
 def _fetch(plan: RunPlan, workspace: Workspace, environment: Mapping[str, str]) -> None:
     logger.info("fetching model and data")
     fetch_model(plan, environment, workspace.model)
-    adapter = PublishedAdapter.of(plan, environment)
+    adapter = StartAdapter.of(plan, environment)
     if adapter:
         adapter.place(workspace.adapter)
     fetch_splits(plan, environment, workspace.data)

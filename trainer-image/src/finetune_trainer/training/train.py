@@ -93,7 +93,7 @@ class Training:
         self.stage = Stage.TRAIN
         self._pulse = pulse or NoPulse()
         self._plan, self._spec, self._prepared, self._workspace = plan, plan.spec, prepared, workspace
-        self._adapter = workspace.adapter if plan.upstream and plan.upstream.is_adapter else None
+        self._adapter = workspace.adapter if plan.starts_from_adapter else None
         self._place, self._reporter = place, reporter
         self._objective: Objective[TokenizedSplit] = objective_of(plan.spec, continued=self._adapter is not None)
         self._pace = Pace(place.rank, place.world_size)

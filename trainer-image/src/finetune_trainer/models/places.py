@@ -1,0 +1,62 @@
+"""Weights in an object store, a claim or a hub: the place that the spec names for a use."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from finetune_api.plan import RunPlan
+from finetune_api.uris import ClaimLocation, HubModel, JobResult, S3Location, parse_source
+from finetune_api.weights import weight_sources
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.models.modelsource import ModelSource
+from finetune_trainer.models.safetensors_header import TensorInfo, read_file_header
+from finetune_trainer.models.stored import StoredModel
+from finetune_trainer.storage.digests import file_sha256
+
+
+def find_weights(plan: RunPlan, use: str, environment: Mapping[str, str]) -> ModelSource:
+    """The place of the weights of a use, see :mod:`finetune_api.weights`.
+
+    Raises:
+        UserError: there is no such place.
+        StorageError: it cannot be reached.
+    """
+    match parse_source(weight_sources(plan.spec)[use].source):
+        case S3Location() as prefix:
+            return StoredModel(plan, environment, prefix, use)
+        case ClaimLocation(claim, path):
+            return FolderModel(Path(plan.claims[claim]) / path)
+        case HubModel(repository):
+            # Imported here: the hub's client takes longer to load than prepare may take for an s3:// model.
+            from finetune_trainer.models.hub import find_hub_model
+
+            return find_hub_model(plan, environment, repository, use)
+        case JobResult() as unresolved:
+            raise TrainerError(f"the plan still names {unresolved}", "make the plan from the finished job's status")
+
+
+class FolderModel:
+    """A model in a mounted folder."""
+
+    revision = None
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        files = (path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else ()
+        self._names = frozenset(path.name for path in files)
+
+    @property
+    def names(self) -> Collection[str]:
+        return self._names
+
+    def place(self, names: Collection[str], folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to((self._folder / name).resolve())
+
+    def weight_sha256(self, name: str) -> str:
+        return file_sha256(self._folder / name)
+
+    def weight_header(self, name: str) -> Mapping[str, TensorInfo]:
+        return read_file_header(self._folder / name)
