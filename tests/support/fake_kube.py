@@ -128,13 +128,17 @@ class FakeKube(Kube):
             raise NotFound(404, "NotFound", f"{plural} {name}") from None
 
     async def list(self, api_version: str, plural: str, namespace: str | None, selector: str = "") -> list[Object]:
-        key, _, value = selector.partition("=")
+        key, equals, value = selector.partition("=")
+
+        def matches(labels: dict[str, str]) -> bool:
+            return labels.get(key) == value if equals else key in labels or not key
+
         return [
             copy.deepcopy(self._seen[identity])
             for identity in sorted(self._seen)
             if identity[:2] == (api_version, plural)
             and namespace in (None, identity[2])
-            and (not key or (self._seen[identity]["metadata"].get("labels") or {}).get(key) == value)
+            and matches(self._seen[identity]["metadata"].get("labels") or {})
         ]
 
     async def create(self, manifest: Object, manager: str) -> Object:

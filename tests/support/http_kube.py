@@ -143,7 +143,10 @@ class HttpKube:
         if name:
             return finish(self.kube.get(version, plural, namespace or "", name[0]))
         items = finish(self.kube.list(version, plural, namespace, request.query.get("labelSelector", "")))
-        metadata = {"resourceVersion": self.kube.version}
+        start, limit = int(request.query.get("continue") or 0), int(request.query.get("limit") or 0)
+        end = start + limit if limit else len(items)
+        metadata = {"resourceVersion": self.kube.version, "continue": str(end) if end < len(items) else ""}
+        items = items[start:end]
         return {"apiVersion": version, "kind": f"{kind}List", "metadata": metadata, "items": items}
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,11 @@ Object = dict[str, Any]
 _FINAL = frozenset({"Complete", "Failed"})
 # Field of status.usage by reason.
 _WASTE = {"startup": "startupSeconds", "failure": "lostSeconds"}
+
+
+def is_finished(job: Object) -> bool:
+    """Whether a job, as the API server sends it, shows itself as finished."""
+    return (job.get("status") or {}).get("state") in _FINAL
 
 
 @dataclass(frozen=True)
@@ -113,13 +118,10 @@ class Inventory:
         """A job is gone."""
         self._jobs.pop(uid, None)
 
-    def see_all(self, jobs: Iterable[Object]) -> None:
-        """Takes in a complete list."""
-        listed = {job["metadata"]["uid"]: job for job in jobs}
-        for uid in self._jobs.keys() - listed.keys():
+    def keep(self, uids: Set[str]) -> None:
+        """Takes in that there are these jobs and no others."""
+        for uid in self._jobs.keys() - uids:
             self.forget(uid)
-        for job in listed.values():
-            self.see(job)
 
     def states(self) -> Counter[tuple[str, str]]:
         """How many jobs of each namespace are in each state."""

@@ -12,7 +12,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
+from finetune_operator.clock import ClusterClock
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
 
 Object = dict[str, Any]
@@ -38,6 +39,11 @@ _BROKEN = "ConnectionBroken"
 # An overloaded API server asks for a second; what asks for more is served by the queue's longer waits.
 _LONGEST_ASKED_SECONDS = 5.0
 _APPLY = "application/apply-patch+yaml"
+_JSON = "application/json"
+# https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+# Objects of one answer: a list of thousands of pods at once would take hundreds of MiB.
+_PAGE = "200"
 _PLURALS = {
     ("v1", "ConfigMap"): "configmaps",
     ("v1", "Service"): "services",
@@ -175,6 +181,7 @@ class Kube:
         configuration.retries = False
         configuration.connection_pool_maxsize = _THREADS
         self._client = client.ApiClient(configuration)
+        self.clock = ClusterClock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kube")
 
     def close(self) -> None:
@@ -188,14 +195,15 @@ class Kube:
         path: str,
         body: Object | None = None,
         query: dict[str, str] | None = None,
-        content_type: str = "application/json",
+        content_type: str = _JSON,
+        accepted: str = _JSON,
     ) -> Object:
         """One request, in a thread.
 
         Raises:
             KubeError: refused, or no answer.
         """
-        send = functools.partial(self._send, method, path, body, query, content_type)
+        send = functools.partial(self._send, method, path, body, query, content_type, accepted)
         loop = asyncio.get_running_loop()
         named = method != "POST" or (body is not None and "name" in body.get("metadata", {}))
         for delay in _RETRY_SECONDS if named else ():
@@ -209,24 +217,31 @@ class Kube:
         return await loop.run_in_executor(self._threads, send)
 
     def _send(
-        self, method: str, path: str, body: Object | None, query: dict[str, str] | None, content_type: str
+        self,
+        method: str,
+        path: str,
+        body: Object | None,
+        query: dict[str, str] | None,
+        content_type: str,
+        accepted: str,
     ) -> Object:
         started, status = time.monotonic(), 0
         try:
-            result = self._client.call_api(
+            result, _, headers = self._client.call_api(
                 path,
                 method,
                 query_params=list((query or {}).items()),
-                header_params={"Content-Type": content_type, "Accept": "application/json"},
+                header_params={"Content-Type": content_type, "Accept": accepted},
                 body=body,
                 auth_settings=["BearerToken"],
                 response_types_map={200: "object", 201: "object", 202: "object"},
-                _return_http_data_only=True,
                 _request_timeout=_TIMEOUT_SECONDS,
             )
             status = 200
+            self.clock.hear(headers.get("Date"))
         except ApiException as error:
             status = error.status or 0
+            self.clock.hear((error.headers or {}).get("Date"))
             refused = error_of(status, str(error.body or error.reason or ""))
             refused.asked_seconds = asked_seconds(error.headers or {})
             raise refused from error
@@ -245,6 +260,21 @@ class Kube:
         query = {"labelSelector": selector} if selector else None
         answer = await self._call("GET", collection_path(api_version, plural, namespace), query=query)
         return list(answer.get("items") or ())
+
+    async def pages(
+        self, api_version: str, plural: str, namespace: str | None, selector: str = "", metadata_only: bool = False
+    ) -> AsyncIterator[Sequence[Object]]:
+        """All objects of a collection, some hundred at a time; if asked for, of each only its metadata."""
+        path, following = collection_path(api_version, plural, namespace), ""
+        query = {"limit": _PAGE} | ({"labelSelector": selector} if selector else {})
+        accepted = _METADATA if metadata_only else _JSON
+        while True:
+            asked = query | ({"continue": following} if following else {})
+            answer = await self._call("GET", path, query=asked, accepted=accepted)
+            yield answer.get("items") or ()
+            following = (answer.get("metadata") or {}).get("continue") or ""
+            if not following:
+                return
 
     async def create(self, manifest: Object, manager: str) -> Object:
         """Creates an object.

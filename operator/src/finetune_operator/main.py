@@ -31,6 +31,7 @@ from finetune_operator.progress import ProgressWriter, Reports
 from finetune_operator.progress_server import ProgressServer, TokenReviews, reports_counter, serve
 from finetune_operator.queue import WorkQueue
 from finetune_operator.reconcile import Key, Reconciler
+from finetune_operator.resync import Resync
 from finetune_operator.settings import Settings, parse_settings
 from finetune_operator.tls import load_authority, server_certificate, server_context
 
@@ -70,7 +71,7 @@ class Service:
         self.unready: str | None = "FineTuneJobs are not served yet"
         self._reports = Reports()
         self._writer = ProgressWriter(kube, self._reports)
-        self._reconciler = Reconciler(kube, policy, self._reports)
+        self._reconciler = Reconciler(kube, policy, self._reports, kube.clock.now)
         self._queue: WorkQueue[Key] = WorkQueue(metrics.timed(self._reconciler.reconcile), _WORKERS)
         metrics.watch_queue("waiting", lambda: self._queue.waiting)
         metrics.watch_queue("failing", lambda: self._queue.failing)
@@ -158,33 +159,12 @@ class Service:
         asyncio.run(run())
 
     async def resync_forever(self) -> None:
-        """Looks at every job now and then: an event that was missed for any reason costs a minute, not a job."""
-        while True:
-            await asyncio.sleep(self._settings.resync_seconds)
-            try:
-                jobs = await self._list(API_VERSION, PLURAL)
-                self._metrics.inventory.see_all(jobs)
-                for job in jobs:
-                    self._queue.add(Key(job["metadata"]["namespace"], job["metadata"]["name"]))
-                self._compare(PLURAL, jobs)
-                for version, plural in (("batch/v1", "jobs"), ("v1", "pods")):
-                    self._compare(plural, await self._list(version, plural, JOB_UID_LABEL))
-            except KubeError as error:
-                logger.warning("resync: %s", error)
-            except Exception:
-                # It is the last resort against every missed event: nothing may end it.
-                logger.exception("resync: unexpected error")
-
-    def _compare(self, resource: str, listed: list[Object]) -> None:
-        """Compares a list with what the watch has told."""
-        versions = {item["metadata"]["uid"]: item["metadata"]["resourceVersion"] for item in listed}
-        self._metrics.sight.listed(resource, versions)
-
-    async def _list(self, api_version: str, plural: str, selector: str = "") -> list[Object]:
-        """All objects of a kind in the namespaces that are served."""
-        namespaces: tuple[str | None, ...] = self._settings.watch_namespaces or (None,)
-        lists = [await self._kube.list(api_version, plural, namespace, selector) for namespace in namespaces]
-        return [item for items in lists for item in items]
+        """Looks at jobs now and then without being told to."""
+        settled, asked = self._reconciler.settled.get, self._settings
+        resync = Resync(
+            self._kube, asked.watch_namespaces, asked.resync_seconds, self._metrics, self._queue.add, settled
+        )
+        await resync.run()
 
 
 async def _follow(halt: threading.Event, stop: asyncio.Event) -> None:

@@ -24,10 +24,15 @@ Name = tuple[str, str]
 
 
 class Reports:
-    """The newest report of each job. Reports may arrive late and out of order: attempt and sequence decide."""
+    """The newest report of each job. Reports may arrive late and out of order: attempt, pod and sequence decide.
+
+    A queue may let the pods of an attempt go again. The sequence of such begins with the time of their node, which may
+    be behind that of the node before: the API server's time of their creation says which pod is the newer.
+    """
 
     def __init__(self) -> None:
         self._newest: dict[Name, ProgressReport] = {}
+        self._senders: dict[Name, str] = {}
         self._ended: dict[Name, str] = {}
 
     def newest(self, namespace: str, name: str) -> ProgressReport | None:
@@ -35,6 +40,7 @@ class Reports:
 
     def forget(self, namespace: str, name: str) -> None:
         self._newest.pop((namespace, name), None)
+        self._senders.pop((namespace, name), None)
         self._ended.pop((namespace, name), None)
 
     def end(self, namespace: str, name: str, uid: str) -> None:
@@ -44,15 +50,18 @@ class Reports:
     def ended(self, namespace: str, name: str, uid: str) -> bool:
         return self._ended.get((namespace, name)) == uid
 
-    def accept(self, namespace: str, name: str, report: ProgressReport) -> Stage | None:
-        """Keeps a report if it is newer. Returns its stage where that, or the step that it went on from, is news."""
-        known = self._newest.get((namespace, name))
-        if known and known.uid == report.uid and _order(known) >= _order(report):
+    def accept(self, namespace: str, name: str, report: ProgressReport, sender: str = "") -> Stage | None:
+        """Keeps a report if it is newer. Returns its stage where that, or the step that it went on from, is news.
+
+        ``sender`` is when its pod was created, in RFC 3339.
+        """
+        known, before = self._newest.get((namespace, name)), self._senders.get((namespace, name), "")
+        if known and known.uid == report.uid and _order(known, before) >= _order(report, sender):
             return None
         kept = report
         if report.progress is None and known and known.uid == report.uid and known.attempt == report.attempt:
             kept = report.model_copy(update={"progress": known.progress})
-        self._newest[namespace, name] = kept
+        self._newest[namespace, name], self._senders[namespace, name] = kept, sender
         return None if known and _whereabouts(known) == _whereabouts(kept) else kept.stage
 
 
@@ -61,8 +70,8 @@ def _whereabouts(report: ProgressReport) -> tuple[object, ...]:
     return report.uid, report.attempt, report.stage, report.resumed_from_step
 
 
-def _order(report: ProgressReport) -> tuple[int, int]:
-    return report.attempt, report.sequence
+def _order(report: ProgressReport, sender: str) -> tuple[int, str, int]:
+    return report.attempt, sender, report.sequence
 
 
 @dataclass(frozen=True)

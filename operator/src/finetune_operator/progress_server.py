@@ -36,10 +36,12 @@ class TokenReviews:
     def __init__(self, kube: Kube, clock: Callable[[], float] = time.monotonic) -> None:
         self._kube = kube
         self._clock = clock
-        self._valid_until: OrderedDict[tuple[bytes, str, int], float] = OrderedDict()
+        # Until when each is valid, and when its pod was made.
+        self._known: OrderedDict[tuple[bytes, str, int], tuple[float, str]] = OrderedDict()
 
-    async def valid(self, token: str, namespace: str, name: str, report: ProgressReport) -> bool:
-        """Whether a token is that of a living pod of the attempt that a report is about.
+    async def sender(self, token: str, namespace: str, name: str, report: ProgressReport) -> str | None:
+        """When the pod was made (by the API server's clock, RFC 3339) whose token this is, if it is a living pod of the
+        attempt that a report is about; None if it is not.
 
         Its audience is not enough: whoever may create tokens in some namespace chooses the audience.
 
@@ -48,19 +50,22 @@ class TokenReviews:
         """
         wanted = audience(namespace, name, report.uid)
         key = (hashlib.sha256(token.encode()).digest(), wanted, report.attempt)
-        if self._valid_until.get(key, 0.0) > self._clock():
-            return True
+        until, born = self._known.get(key, (0.0, ""))
+        if until > self._clock():
+            return born
         owner = await self._kube.review_token(token, wanted)
         if owner is None or not owner.user.startswith(f"system:serviceaccount:{namespace}:"):
-            return False
+            return None
         pods = await self._kube.list("v1", "pods", namespace, f"{JOB_UID_LABEL}={report.uid}")
         expected = labels(name, report.uid, Stage.TRAIN, report.attempt)
-        if not any(_is_living(pod, owner.pod_uid, expected) for pod in pods):
-            return False
-        self._valid_until[key] = self._clock() + _REVIEW_SECONDS
-        while len(self._valid_until) > _MAX_REVIEWS:
-            self._valid_until.popitem(last=False)
-        return True
+        pod = next((pod for pod in pods if _is_living(pod, owner.pod_uid, expected)), None)
+        if pod is None:
+            return None
+        born = str(pod["metadata"]["creationTimestamp"])
+        self._known[key] = (self._clock() + _REVIEW_SECONDS, born)
+        while len(self._known) > _MAX_REVIEWS:
+            self._known.popitem(last=False)
+        return born
 
 
 def _is_living(pod: dict[str, Any], uid: str | None, expected: dict[str, str]) -> bool:
@@ -97,14 +102,14 @@ class ProgressServer:
         except ValidationError as error:
             return web.json_response({"error": str(error.errors(include_input=False)[0]["msg"])}, status=400)
         try:
-            valid = await self._reviews.valid(token, namespace, name, report)
+            sender = await self._reviews.sender(token, namespace, name, report)
         except KubeError:
             return web.json_response({"error": "tokens cannot be checked now, try again"}, status=503)
-        if not valid:
+        if sender is None:
             return web.json_response({"error": "the token is not for this job"}, status=403)
         if self._reports.ended(namespace, name, report.uid):
             return web.json_response({"error": "the job has ended"}, status=403)
-        if self._reports.accept(namespace, name, report):
+        if self._reports.accept(namespace, name, report, sender):
             self._changed(namespace, name)
         self._writer.notice(namespace, name)
         return web.Response(status=204)

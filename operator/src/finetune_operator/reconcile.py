@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api import API_VERSION, KIND, PLURAL
@@ -58,19 +58,17 @@ class Key:
         return f"{self.namespace}/{self.name}"
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Reconciler:
     """Brings one job closer to what its manifest asks for, each time it is called."""
 
-    def __init__(self, kube: Kube, policy: Policy, reports: Reports, clock: Callable[[], datetime] = _now) -> None:
+    def __init__(self, kube: Kube, policy: Policy, reports: Reports, clock: Callable[[], datetime]) -> None:
         self._kube = kube
         self._policy = policy
         self._reports = reports
         self._clock = clock
         self.dependents: Dependents[Key] = Dependents()
+        # Versions at which finished jobs were found to need nothing more.
+        self.settled: dict[Key, str] = {}
         self._instance = socket.gethostname()
 
     async def reconcile(self, key: Key) -> timedelta | None:
@@ -84,6 +82,7 @@ class Reconciler:
         except NotFound:
             self._reports.forget(key.namespace, key.name)
             self.dependents.set(key, ())
+            self.settled.pop(key, None)
             return None
         try:
             return await self._act(key, seen)
@@ -114,7 +113,18 @@ class Reconciler:
             await tell(self._kube, identity | {"resourceVersion": version}, due)
         if is_final(decision.status):
             self._reports.end(key.namespace, key.name, seen.manifest["metadata"]["uid"])
+        self._settle(key, seen, decision, version)
         return decision.requeue_after
+
+    def _settle(self, key: Key, seen: Observation, decision: Decision, version: str) -> None:
+        """Remembers a finished job that nothing had to be done about: its timer apart, only a change can call for a
+        look."""
+        done = decision.status is not None and is_final(decision.status)
+        acted = decision.delete_jobs or decision.delete_children
+        if done and not acted and version == seen.manifest["metadata"]["resourceVersion"]:
+            self.settled[key] = version
+        else:
+            self.settled.pop(key, None)
 
     async def _with_last_progress(self, seen: Observation) -> Object:
         """The job once it tells the last that was reported: who waits for its end must find the whole course."""

@@ -13,7 +13,8 @@ def training_seconds(status: FineTuneJobStatus, now: datetime) -> int:
     """Seconds in which all pods of an attempt ran, over all attempts. Queueing and preparing are no part of it."""
     attempt = progression.open_attempt(status)
     running = attempt.running if attempt else None
-    current = int((now - running).total_seconds()) if running else 0
+    # A clock that was set back undoes no training.
+    current = max(0, int((now - running).total_seconds())) if running else 0
     return (status.usage.training_seconds if status.usage else 0) + current
 
 

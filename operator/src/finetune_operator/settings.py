@@ -34,7 +34,7 @@ class Settings:
         health_listen: where probes and metrics are served, or None.
         secret_grace_seconds: how long a job waits for a Secret that does not exist before it fails.
         gang_grace_seconds: how long pods of a job that are placed wait for others that cannot be, once to twice.
-        resync_seconds: how often every job is looked at without being told to.
+        resync_seconds: how often every unfinished job is looked at without being told to.
         job_network: the NetworkPolicies of pods.
     """
 
@@ -88,7 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--health-listen", help="host:port of /healthz, /readyz and /metrics")
     add("--secret-grace-seconds", type=float, default=30.0, help="wait this long for a Secret that does not exist")
     add("--gang-grace-seconds", type=float, default=300.0, help="let placed pods wait this long for unplaced ones")
-    add("--resync-seconds", type=float, default=60.0, help="look at every job this often without being told to")
+    add(
+        "--resync-seconds",
+        type=float,
+        default=60.0,
+        help="look at unfinished jobs this often without being told to",
+    )
     add("--job-network-policy", default="{}", help="the chart's value jobNetworkPolicy, as JSON")
     add("--log-format", choices=("plain", "json"), default="plain")
     return parser

@@ -31,6 +31,11 @@ class Sight:
         if uid in known.untold and _not_older(version, known.untold[uid][0]):
             del known.untold[uid]
 
+    def news(self, resource: str, uid: str, version: str) -> bool:
+        """Whether no event has told of an object that a list shows."""
+        told = self._resources.setdefault(resource, _Resource()).told
+        return uid not in told or not _not_older(told[uid], version)
+
     def listed(self, resource: str, versions: Mapping[str, str]) -> None:
         """A list showed these objects, by UID with their resourceVersion, and no others."""
         known = self._resources.setdefault(resource, _Resource())
@@ -39,7 +44,7 @@ class Sight:
         for uid, version in versions.items():
             if uid in known.untold:
                 untold[uid] = known.untold[uid]
-            elif uid not in known.told or not _not_older(known.told[uid], version):
+            elif self.news(resource, uid, version):
                 untold[uid] = (version, self._clock())
         known.untold = untold
 

@@ -24,7 +24,8 @@ OPERATOR_NAMESPACE = "finetune-system"
 SERVICE_ACCOUNT = "finetune-operator"
 # Images are ignored by the process node; on another cluster this must be one that it can pull.
 DEFAULT_IMAGE = "finetune-trainer:dev"
-_START_SECONDS = 30.0
+# A machine that is busy with other things takes a while to import the libraries.
+_START_SECONDS = 90.0
 _STOP_SECONDS = 10.0
 
 Object = dict[str, Any]
@@ -107,12 +108,17 @@ def _free_port() -> int:
 
 @dataclass
 class OperatorProcess:
-    """The operator as a process of this machine. It can be killed and started again as the same installation."""
+    """The operator as a process of this machine. It can be killed and started again as the same installation.
+
+    Attributes:
+        health_port: where it serves probes and metrics since it was last started; 0 before.
+    """
 
     kubeconfig: Path
     log: Path
     progress_port: int
     options: tuple[str, ...] = ()
+    health_port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -130,14 +136,14 @@ class OperatorProcess:
 
     def launch(self) -> None:
         """Starts the process, also again after :meth:`kill` or :meth:`stop`. It ends with this one."""
-        health = _free_port()
+        self.health_port = _free_port()
         address = f"{LOOPBACK}:{self.progress_port}"
         command = [sys.executable, "-m", "finetune_operator", "--trainer-image", DEFAULT_IMAGE]
-        command += ["--namespace", OPERATOR_NAMESPACE, "--health-listen", f"{LOOPBACK}:{health}"]
+        command += ["--namespace", OPERATOR_NAMESPACE, "--health-listen", f"{LOOPBACK}:{self.health_port}"]
         command += ["--progress-listen", address, "--progress-url", f"https://{address}", *self.options]
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig)}
         self.process = spawn(command, environment, self.log.parent, self.log, signal.SIGTERM)
-        self._await(lambda: answers(health, "/healthz") is not None)
+        self._await(lambda: answers(self.health_port, "/healthz") is not None)
 
     def _await(self, ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _START_SECONDS

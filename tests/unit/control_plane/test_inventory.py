@@ -58,7 +58,8 @@ def test_waste_is_counted_in_gpus_by_reason() -> None:
 def test_counters_start_with_the_operator_and_count_once() -> None:
     changes: list[Change] = []
     inventory = Inventory(changes.append)
-    inventory.see_all([job("old", state="Complete", attempts=[attempt(1, "Succeeded")]), job("new")])
+    inventory.see(job("old", state="Complete", attempts=[attempt(1, "Succeeded")]))
+    inventory.see(job("new"))
     assert changes == []
     inventory.see(job("new", state="Failed", failure={"class": "DataError"}))
     inventory.see(job("new", state="Failed", failure={"class": "DataError"}))
@@ -77,6 +78,7 @@ def test_levels_by_namespace() -> None:
         ("team", "Training"): 1, ("team", "Queued"): 1, ("team", "Complete"): 1, ("other", "Training"): 1,
     }  # fmt: skip
     inventory.forget("d")
-    inventory.see_all([job("a", state="Complete")])
+    inventory.see(job("a", state="Complete"))
+    inventory.keep({"a"})
     assert inventory.states() == {("team", "Complete"): 1}
     assert inventory.gpus() == {"team": (0, 0)}

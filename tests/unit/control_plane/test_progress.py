@@ -44,6 +44,21 @@ def test_attempt_and_then_sequence_decide(first: tuple[int, int], second: tuple[
     assert (newest.attempt, newest.sequence) == (second if newer else first)
 
 
+def test_a_newer_pod_of_the_attempt_counts_though_its_node_is_hours_behind() -> None:
+    known = Reports()
+    earlier, later = "2026-03-01T12:00:00Z", "2026-03-01T12:10:00Z"
+    known.accept(*KEY, report(1, 1_000_000, step=5), earlier)
+    known.accept(*KEY, report(1, 10, step=6), later)
+    # What its predecessor still had to say comes too late.
+    known.accept(*KEY, report(1, 1_000_001, step=7), earlier)
+    newest = known.newest(*KEY)
+    assert newest
+    assert (newest.sequence, newest.progress and newest.progress.step) == (10, 6)
+    known.forget(*KEY)
+    known.accept(*KEY, report(1, 1, step=1), earlier)
+    assert known.newest(*KEY)
+
+
 def test_pods_that_a_queue_let_go_again_tell_from_where_they_went_on() -> None:
     again = (report(1, sequence).model_copy(update={"resumed_from_step": 3}) for sequence in (9, 10))
     _, stages = _accepted(report(1, 5), *again)

@@ -18,7 +18,7 @@ from finetune_operator.kube import TokenOwner
 from finetune_operator.naming import labels
 from finetune_operator.progress import ProgressWriter, Reports
 from finetune_operator.progress_server import ProgressServer, TokenReviews, reports_counter
-from support.builders import NAME, NAMESPACE, UID, progress, report, stored
+from support.builders import NAME, NAMESPACE, NOW, UID, progress, report, stamp, stored
 from support.fake_kube import FakeKube, put_job
 
 PATH = report_path(NAMESPACE, NAME)
@@ -33,6 +33,7 @@ def _pod(**label: str) -> dict[str, Any]:
     """Rank 0 of the first attempt."""
     known = labels(NAME, UID, Stage.TRAIN, 1) | {f"finetune.dev/{key}": value for key, value in label.items()}
     metadata = {"name": f"{NAME}-train-1-0", "namespace": NAMESPACE, "uid": "pod-a", "labels": known}
+    metadata["creationTimestamp"] = stamp(NOW)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"phase": "Running"}}
 
 
@@ -274,9 +275,9 @@ async def test_memory_of_tokens_is_bounded() -> None:
     kube.tokens = {(f"token-{number}", audience(NAMESPACE, NAME, UID)): OWNER for number in range(5000)}
     reviews = TokenReviews(kube, lambda: 0.0)
     for number in range(5000):
-        assert await reviews.valid(f"token-{number}", NAMESPACE, NAME, report())
-    assert len(vars(reviews)["_valid_until"]) == 4096
-    assert not any(b"token" in key[0] for key in vars(reviews)["_valid_until"]), "only digests are kept"
+        assert await reviews.sender(f"token-{number}", NAMESPACE, NAME, report())
+    assert len(vars(reviews)["_known"]) == 4096
+    assert not any(b"token" in key[0] for key in vars(reviews)["_known"]), "only digests are kept"
 
 
 async def test_reports_are_counted_by_what_became_of_them(bench: _Bench) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import kopf
 
 from finetune_api import GROUP, PLURAL, VERSION
+from finetune_operator.inventory import is_finished
 from finetune_operator.naming import JOB_LABEL
 from finetune_operator.reconcile import Key
 
@@ -16,13 +17,20 @@ Object = dict[str, Any]
 Told = Callable[[str, Object, bool], None]
 
 
+def is_old_news(event: Mapping[str, Any]) -> bool:
+    """Whether an event only says that a finished job was there when the watch began (then it has no type). The resync
+    looks at such jobs in its own time, so that the others need not wait for thousands of them."""
+    return event["type"] is None and is_finished(event["object"])
+
+
 def register(registry: kopf.OperatorRegistry, concern: Callable[[Key], None], told: Told) -> None:
     """Registers the event handlers. Raw events only: no finalizer and no annotation is ever put on an object."""
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def job_changed(*, namespace: str | None, name: str, event: Mapping[str, Any], **_: Any) -> None:
         told(PLURAL, event["object"], event["type"] == "DELETED")
-        concern(Key(namespace or "", name))
+        if not is_old_news(event):
+            concern(Key(namespace or "", name))
 
     @kopf.on.event("batch", "v1", "jobs", registry=registry)
     @kopf.on.event("", "v1", "pods", registry=registry)
