@@ -48,6 +48,7 @@ def test_hostile_texts_are_shown_and_do_not_run(browser: Browser, file: Path) ->
         assert seen.page.locator("script, img, a[href^=javascript]").count() == 0
         assert seen.page.title() == f"team/support-bot {HOSTILE}"
         assert HOSTILE in seen.page.locator("mark").inner_text()
+        assert seen.page.locator(".pair").last.locator("pre").all_inner_texts() == [HOSTILE, "(not asked)", HOSTILE]
         assert seen.page.get_by_role("cell", name=HOSTILE).count() >= 3
 
 
@@ -57,7 +58,7 @@ def test_report_can_be_read_without_seeing_it(browser: Browser, file: Path) -> N
         assert page.locator("html").get_attribute("lang") == "en"
         assert page.get_by_role("img", name="Loss, learning rate, throughput and memory").count() == 1
         headings = [heading.inner_text() for heading in page.get_by_role("heading", level=2).all()]
-        assert headings == ["Course", "Evaluation", "Attempts", "Data", "Configuration"]
+        assert headings == ["Course", "Evaluation", "Samples", "Attempts", "Data", "Configuration"]
         page.get_by_text("Values as a table").press("Enter")
         last = page.get_by_role("row", name=f"{STEPS} ").last
         assert last.is_visible()

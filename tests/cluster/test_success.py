@@ -13,7 +13,7 @@ import yaml
 
 from support.operated import Object, Platform, condition, is_true
 
-TWO_PODS = {"resources": {"nodes": 2}, "evaluation": {"everySteps": 2}}
+TWO_PODS = {"resources": {"nodes": 2}, "evaluation": {"everySteps": 2, "samples": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,12 @@ def test_the_artifact_is_complete_and_loads(platform: Platform, done: Object, tm
     names = {path.name for path in folder.iterdir()}
     assert {
         "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md", "metrics.jsonl",
-        "report.html", "data-report.html", "manifest.json",
+        "report.html", "data-report.html", "samples.jsonl", "manifest.json",
     } <= names  # fmt: skip
+    [sample] = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert sample["prompt"].endswith("<|im_start|>assistant\n")
+    assert sample["before"]["text"]
+    assert sample["after"]["text"]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["runID"] == done["status"]["runID"]
     assert artifact["files"] == len(manifest["files"]) == len(names) - 1

@@ -42,6 +42,10 @@ BROKEN: dict[str, tuple[Object, str]] = {
         {"evaluation": {"everySteps": 5}},
         "spec: evaluation.everySteps needs a held-out split; set spec.dataset.validation",
     ),
+    "samples without a held-out split": (
+        {"evaluation": {"samples": 1}},
+        "spec: evaluation.samples are prompts of a held-out split; set spec.dataset.validation",
+    ),
     "early stopping without evaluations": (
         {"evaluation": {"earlyStopping": {}}},
         "spec.evaluation: early stopping looks at evaluations during training; set spec.evaluation.everySteps",

@@ -44,6 +44,7 @@ _LEFT = {
     "partial that names nothing",
     "bf16 with stage 0",
     "evaluation without a split",
+    "samples without a split",
     "early stopping without evaluations",
     "the best of one",
 }
@@ -150,6 +151,25 @@ _BAD = [
         {"spec/dataset/validation": REMOVED, "spec/evaluation/everySteps": 5},
         "spec: Invalid value: evaluation.everySteps needs a held-out split; set spec.dataset.validation",
         id="evaluation without a split",
+    ),
+    pytest.param(
+        {"spec/dataset/validation": REMOVED, "spec/evaluation/samples": 2},
+        "spec: Invalid value: evaluation.samples are prompts of a held-out split; set spec.dataset.validation",
+        id="samples without a split",
+    ),
+    pytest.param(
+        {
+            "spec/method": {"objective": "reward"},
+            "spec/dataset/train/0/format": "preference",
+            "spec/evaluation/samples": 1,
+        },
+        "spec: Invalid value: a reward model answers with a score and not with text; remove spec.evaluation.samples",
+        id="text of a reward model",
+    ),
+    pytest.param(
+        {"spec/evaluation/samples": 9},
+        "spec.evaluation.samples: Invalid value: 9: spec.evaluation.samples in body should be less than or equal to 8",
+        id="too many samples",
     ),
     pytest.param(
         {"spec/method/tuning": "full", "spec/output/artifact": "Merged"},

@@ -6,7 +6,7 @@ from finetune_api.results import EvaluationResult
 from finetune_trainer.artifact.report import Report
 from finetune_trainer.data.facts import DataFacts, ExampleFacts, RefusedFacts, SourceFacts
 from finetune_trainer.training.checkpoints.history import History
-from finetune_trainer.training.metrics import AttemptStarted, CheckpointSaved, EvaluationMetrics, StepMetrics
+from finetune_trainer.training.metrics import AttemptStarted, CheckpointSaved, EvaluationMetrics, Sample, StepMetrics
 
 BEGAN = 1_790_000_000.0
 STEPS, PAUSE_SECONDS = 60, 7200.0
@@ -41,9 +41,21 @@ def shown_history() -> History:
     ]
     half = STEPS // 2
     attempts = [AttemptStarted(1, 0, BEGAN, 8), AttemptStarted(2, half, _when(half + 1) - 4, 8)]
-    return History(
-        steps, evaluations, attempts, [CheckpointSaved(step, _when(step) + 0.3) for step in (15, 30, 45, 60)]
-    )
+    checkpoints = [CheckpointSaved(step, _when(step) + 0.3) for step in (15, 30, 45, 60)]
+    return History(steps, evaluations, attempts, checkpoints, shown_samples())
+
+
+def shown_samples() -> list[Sample]:
+    """Two prompts; the second was not asked before, and holds what would run."""
+    asked = "<|im_start|>user\nHow do I rotate my API key?<|im_end|>\n<|im_start|>assistant\n"
+    expected = "Open Settings, choose API keys, and press Rotate. The old key works for one more hour."
+    before = "API keys are a very important part of the security of your application. " * 4
+    hostile = Sample(STEPS, 3, HOSTILE, HOSTILE, HOSTILE, cut=False)
+    return [
+        Sample(0, 0, asked, expected, before.strip(), cut=True),
+        Sample(STEPS, 0, asked, expected, "Open Settings, choose API keys, and press Rotate.", cut=False),
+        hostile,
+    ]
 
 
 def shown_data() -> DataFacts:

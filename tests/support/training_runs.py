@@ -52,6 +52,7 @@ def make_spec(
     micro_batch_size: int = 2,
     gpus: int = 0,
     held_out: bool = True,
+    samples: int = 0,
     **hyperparameters: Any,
 ) -> FineTuneJobSpec:
     """A spec whose training uses every option that changes the numbers."""
@@ -78,6 +79,7 @@ def make_spec(
             "hyperparameters": options | hyperparameters,
             "resources": {"nodes": nodes, "gpusPerNode": gpus} | ({} if gpus else {"processesPerNode": processes}),
             "deepspeed": {"zeroStage": stage, "microBatchSize": micro_batch_size},
+            "evaluation": {"samples": samples},
             "output": {"destination": f"s3://{BUCKET}/runs"},
         }
     )

@@ -12,14 +12,19 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.training.samples import MAX_ANSWER, prompts_of
 from support.gangs import run_gang
 from support.reference import Reference, load_model, train_reference
 from support.tiny_model import write_tiny_model
 from support.training_runs import make_plan, make_spec, open_splits, write_prepared_data
 
+# Every ZeRO stage and tuning, and each objective whose random rows have a prompt: more would only take time.
+SAMPLED = frozenset(
+    {"dpo-full-0", "orpo-partial-1", "kto-lora-2", "kto-full-3", "dpo-lora-3", "orpo-partial-3", "dpo-qlora-2"}
+)
 OBJECTIVES = ("sft", "dpo", "orpo", "kto", "reward")
 STEPS = 4
 LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 2e-6
@@ -58,6 +63,7 @@ class Cell:
             maxSteps=STEPS,
             globalBatchSize=4,
             warmupSteps=1,
+            samples=2 if self.name in SAMPLED else 0,
         )
 
 
@@ -221,6 +227,43 @@ def test_adapters_load_in_peft(matrix: Matrix, cell: Cell) -> None:
     before = base(input_ids=inputs()).logits
     tuned = PeftModel.from_pretrained(base, str(matrix.trained() / cell.name / "artifact"))
     assert (tuned(input_ids=inputs()).logits - before).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.name in SAMPLED], ids=lambda cell: cell.name)
+def test_answers_before_and_after_are_those_of_plain_transformers(matrix: Matrix, cell: Cell) -> None:
+    artifact = matrix.trained() / cell.name / "artifact"
+    base = AutoModelForCausalLM.from_pretrained(matrix.model, **quantized(cell.tuning))
+    _, rows = open_splits(matrix.data(cell.objective))
+    prompts = prompts_of(rows, 2, 64)
+    found = [json.loads(line) for line in (artifact / "samples.jsonl").read_text().splitlines()]
+    tokenizer = AutoTokenizer.from_pretrained(matrix.model)
+    assert [sample["row"] for sample in found] == [prompt.row for prompt in prompts]
+    assert [sample["before"] for sample in found] == [answered(base, tokenizer, prompt.ids) for prompt in prompts]
+    if cell.tuning in ("lora", "qlora"):
+        tuned = PeftModel.from_pretrained(base, str(artifact))
+    else:
+        tuned = AutoModelForCausalLM.from_pretrained(artifact)
+    assert [sample["after"] for sample in found] == [answered(tuned, tokenizer, prompt.ids) for prompt in prompts]
+
+
+def answered(model: Any, tokenizer: Any, prompt: tuple[int, ...]) -> dict[str, Any]:
+    """The likeliest tokens, by transformers' own generation."""
+    room = min(MAX_ANSWER, 64 - len(prompt))
+    ids = torch.tensor([prompt])
+    whole = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=room,
+        do_sample=False,
+        pad_token_id=0,
+        use_cache=False,
+    )
+    new = whole[0, len(prompt) :].tolist()
+    return {"text": tokenizer.decode(new, skip_special_tokens=True), "cut": new[-1] != tokenizer.eos_token_id}
+
+
+def test_nobody_is_asked_where_nobody_wants_samples(matrix: Matrix) -> None:
+    assert not (matrix.trained() / "sft-full-1" / "artifact" / "samples.jsonl").exists()
 
 
 def test_preferences_are_measured_beside_the_loss(matrix: Matrix) -> None:

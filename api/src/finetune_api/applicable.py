@@ -70,6 +70,7 @@ _TABLE: tuple[tuple[str, Condition], ...] = (
     ("dataset.chatTemplate", _data_is_rendered),
     ("dataset.checks.maxValidationOverlap", _holds_out),
     ("evaluation.everySteps", _holds_out),
+    ("evaluation.samples", lambda spec: _holds_out(spec) and not _objective("reward")(spec)),
     ("evaluation.earlyStopping", _evaluates),
     ("evaluation.publish", _evaluates),
     ("hyperparameters.decaySteps", lambda spec: value_at(spec, "hyperparameters.schedule") == "wsd"),

@@ -65,9 +65,10 @@ def data_settings(dataset: DatasetSpec) -> dict[str, Any]:
 
 
 def _evaluation(evaluation: EvaluationSpec) -> dict[str, Any]:
-    """What of it changes the weights that are published: when a run is given up does not, nor does the usual choice."""
+    """What of it changes the weights that are published: when a run is given up does not, nor what is shown of it, nor
+    the usual choice."""
     usual = {"publish"} if evaluation.publish is Publish.LAST else set()
-    return {key: value for key, value in evaluation.to_wire().items() if key not in {"divergence", *usual}}
+    return {key: value for key, value in evaluation.to_wire().items() if key not in {"divergence", "samples", *usual}}
 
 
 def _method_definition(method: MethodSpec) -> dict[str, Any]:

@@ -60,6 +60,17 @@ PASSED_OVER: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = 
         {},
         {"evaluation": {"everySteps": 5, "publish": "Best"}, "dataset": {"validation": {"fraction": "0.1"}}},
     ),
+    "samples without a held-out split": ({"evaluation": {"samples": 2}}, {}, {"evaluation": {}}),
+    "samples of a reward model": (
+        {"evaluation": {"samples": 2}},
+        {"method": {"objective": "reward"}, "dataset": {"validation": {"fraction": "0.1"}}},
+        {"evaluation": {}},
+    ),
+    "samples": (
+        {"evaluation": {"samples": 2}},
+        {"dataset": {"validation": {"fraction": "0.1"}}},
+        {"evaluation": {"samples": 2}},
+    ),
     "epochs beside maxSteps": (
         {"hyperparameters": {"epochs": 3}},
         {"hyperparameters": {"maxSteps": 9}},

@@ -78,6 +78,7 @@ KEEPING: dict[str, dict[str, Any]] = {
     "output's access": {"output": {"s3": {"credentialsSecretRef": {"name": "s"}}}},
     "suspend": {"suspend": True},
     "backoff limit": {"backoffLimit": 0},
+    "samples": {"evaluation": {"samples": 2}},
     "divergence": {"evaluation": {"divergence": {"maxLoss": "10"}}},
     "publishing the last weights, written out": {"evaluation": {"publish": "Last"}},
     "defaults written out": {

@@ -119,10 +119,11 @@ def test_the_card_shows_the_course_of_both_losses() -> None:
 
 
 def test_values_of_the_manifest_are_told_from_defaults_and_places_left_out() -> None:
-    spec = spec_with(hyperparameters={"learningRate": "1e-3"}, deepspeed={"zeroStage": 3})
+    apart = {"deepspeed": {"zeroStage": 3}, "evaluation": {"samples": 3, "divergence": {"maxLoss": "9"}}}
+    spec = spec_with(hyperparameters={"learningRate": "1e-3"}, **apart)
     card = model_card(spec, PREPARED, None)
     assert "| hyperparameters.learningRate | 1e-3 | manifest |" in card.splitlines()
-    assert "zeroStage" not in card
+    assert not [name for name in ("zeroStage", "samples", "maxLoss") if name in card]
 
 
 def test_a_merged_model_is_no_adapter() -> None:

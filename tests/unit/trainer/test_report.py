@@ -64,13 +64,26 @@ def test_report_tells_everything() -> None:
     assert ["attempt 2", "30", "8", "2026-09-21 16:14:23 UTC"] in rows
     assert ["spec.hyperparameters.schedule", "linear", "default"] in rows
     assert ["training rows that were truncated", "12", "1.3%"] in rows
-    assert re.findall(r"<h2>(.*?)</h2>", text) == ["Course", "Evaluation", "Attempts", "Data", "Configuration"]
+    headings = ["Course", "Evaluation", "Samples", "Attempts", "Data", "Configuration"]
+    assert re.findall(r"<h2>(.*?)</h2>", text) == headings
     assert [title for title in re.findall(r"font-weight=\"600\">(.*?)</text>", text)] == [
         "Loss",
         "Learning rate",
         "Tokens per second",
         "Memory in MiB",
     ]
+
+
+def test_answers_before_and_after_stand_beside_the_data() -> None:
+    text = render_report(shown_report())
+    section = text[text.index("<h2>Samples") : text.index("<h2>Attempts")]
+    assert re.findall(r"<h3>(.*?)</h3>", section) == ["Held-out row 1", "Held-out row 4"]
+    names = re.findall(r'<p class="faint">(.*?)</p><pre>(.*?)</pre>', section, re.DOTALL)
+    assert [name for name, _ in names] == ["in the data", "before", "after"] * 2
+    told = dict(names[:3])
+    assert told["before"].endswith("your application. […]")
+    assert told["after"] == "Open Settings, choose API keys, and press Rotate."
+    assert names[4] == ("before", "(not asked)")
 
 
 def test_report_holds_nothing_that_runs_or_loads() -> None:

@@ -44,6 +44,7 @@ def check(scorer: Scorer, logits: torch.Tensor) -> None:
     assert right.item() == hits(logits, BATCH.labels).item()
     found = scorer(BATCH, Wanted.LOG_PROBABILITIES, CPU)
     torch.testing.assert_close(found, log_probabilities(logits, BATCH.labels), atol=1e-5, rtol=0)
+    assert scorer(BATCH, Wanted.NEXT_TOKENS, CPU).tolist() == logits[[0, 1], [3, 1]].argmax(-1).tolist()
 
 
 def test_the_head_keeps_its_names_and_parameters() -> None:

@@ -30,6 +30,7 @@ white-space:pre-wrap;overflow-wrap:anywhere;font:13px/1.5 ui-monospace,monospace
 mark{background:var(--mark);color:var(--marked)}.faint{color:var(--faint)}summary{cursor:pointer;margin:.75rem 0}
 a{color:var(--first)}figure{margin:0}svg{display:block;min-width:44rem;width:100%;height:auto}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(18rem,1fr));gap:0 1rem}
+.pair p{margin:0}
 @media print{body{max-width:none}}
 """
 
@@ -79,6 +80,17 @@ def paragraph(text: str, style: str = "") -> str:
 def heading(text: str, level: int = 2) -> str:
     """The heading of a section."""
     return f"<h{level}>{escape(text)}</h{level}>"
+
+
+def preformatted(text: str) -> str:
+    """Text as it is, lines and spaces kept."""
+    return f"<pre>{escape(text)}</pre>"
+
+
+def beside(*parts: tuple[str, str]) -> str:
+    """Named texts side by side, below each other where the window is narrow."""
+    shown = (f'<div><p class="faint">{escape(name)}</p>{preformatted(text)}</div>' for name, text in parts)
+    return f'<div class="pair">{"".join(shown)}</div>'
 
 
 def folded(summary: str, *parts: str) -> str:

@@ -9,6 +9,9 @@ from pydantic import Field
 
 from finetune_api.base import DecimalString, Document, effective_validations
 
+# Most prompts that a job may have answered.
+MAX_SAMPLES = 8
+
 
 class Publish(StrEnum):
     LAST = "Last"
@@ -90,4 +93,15 @@ class EvaluationSpec(Document):
     divergence: Annotated[
         DivergenceSpec | None,
         Field(default=None, description="Which losses are taken for a divergence. Default: NaN and infinity only."),
+    ]
+    samples: Annotated[
+        int,
+        Field(
+            default=0,
+            ge=0,
+            le=MAX_SAMPLES,
+            description="Held-out prompts that the model answers before training and with the weights that are "
+            "published, shown side by side in report.html. At most 64 tokens each, always the likeliest one, and at "
+            "most 30 seconds of all processes each time. It does not change the result.",
+        ),
     ]

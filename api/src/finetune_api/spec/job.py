@@ -220,6 +220,14 @@ class FineTuneJobSpec(Document):
                 "more",
             ),
             (
+                where_written(
+                    "self.method.objective != 'reward' || self.evaluation.samples == 0",
+                    "method.objective",
+                    "evaluation.samples",
+                ),
+                "a reward model answers with a score and not with text; remove spec.evaluation.samples",
+            ),
+            (
                 where_written("self.method.tuning in ['lora', 'qlora']", "output.artifact", "method.tuning"),
                 "spec.output.artifact chooses what becomes of an adapter, and spec.method.tuning trains none; remove "
                 "spec.output.artifact or set spec.method.tuning to lora",
@@ -241,6 +249,11 @@ class FineTuneJobSpec(Document):
             (
                 "!has(self.evaluation.everySteps) || has(self.dataset.validation)",
                 "evaluation.everySteps needs a held-out split; set spec.dataset.validation",
+            ),
+            (
+                f"!({is_written('evaluation.samples')}) || self.evaluation.samples == 0 || "
+                "has(self.dataset.validation)",
+                "evaluation.samples are prompts of a held-out split; set spec.dataset.validation",
             ),
         )
     }

@@ -17,7 +17,7 @@ from finetune_trainer.storage.digests import digest_of_files, file_sha256
 
 FORMAT = 1
 # What a run leaves beside the model: it holds times, and so differs between runs of the same definition.
-RECORDS = frozenset({"metrics.jsonl", "report.html", "trainer_state.json", "data-report.html"})
+RECORDS = frozenset({"metrics.jsonl", "report.html", "samples.jsonl", "trainer_state.json", "data-report.html"})
 
 
 class Role(StrEnum):

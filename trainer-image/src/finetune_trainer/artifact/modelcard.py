@@ -17,8 +17,14 @@ from finetune_trainer.models.sources import base_model_name
 from finetune_trainer.training.hyperparameters import effective_values
 
 MODEL_CARD = "README.md"
-# How the work is spread over processes, and where weights were found: equal results may differ in both.
-_NO_SHAPE = ("spec.deepspeed.", "spec.method.lora.initialAdapter.")
+# How the work is spread over processes, where weights were found, when training is given up, and what is shown of it:
+# equal results may differ in all of them.
+_NO_SHAPE = (
+    "spec.deepspeed.",
+    "spec.method.lora.initialAdapter.",
+    "spec.evaluation.divergence.",
+    "spec.evaluation.samples",
+)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

@@ -8,6 +8,7 @@ import shutil
 from finetune_api.plan import RunPlan
 from finetune_api.results import EvaluationResult, Prepared
 from finetune_trainer.artifact.report import Report, render_report
+from finetune_trainer.artifact.samples import answered
 from finetune_trainer.artifact.trainerstate import TRAINER_STATE, trainer_state
 from finetune_trainer.data.facts import DataFacts
 from finetune_trainer.data.splitfiles import REPORT_FILE, SUMMARY_FILE, SplitsSummary
@@ -16,7 +17,7 @@ from finetune_trainer.training.checkpoints.history import History
 from finetune_trainer.training.hyperparameters import effective_values
 from finetune_trainer.workspace import Workspace
 
-METRICS, REPORT = "metrics.jsonl", "report.html"
+METRICS, REPORT, SAMPLES = "metrics.jsonl", "report.html", "samples.jsonl"
 
 
 def write_records(
@@ -36,6 +37,8 @@ def write_records(
     state = trainer_state(plan.spec, history.steps, history.evaluations)
     (folder / TRAINER_STATE).write_text(json.dumps(state, indent=2) + "\n")
     workspace.metrics.replace(folder / METRICS)
+    if found := answered(history.samples):
+        (folder / SAMPLES).write_text("".join(sample.line() for sample in found), encoding="utf-8")
     data_report = workspace.data / REPORT_FILE
     if data_report.is_file():
         shutil.copyfile(data_report, folder / REPORT_FILE)

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 
 from finetune_api.results import EvaluationResult
 from finetune_trainer.artifact.charts import Curve, Mark, Panel, Point, Span, draw
+from finetune_trainer.artifact.samples import Answered, Text, answered
 from finetune_trainer.artifact.timeline import timeline_of
 from finetune_trainer.data.datareport import data_details, data_totals
 from finetune_trainer.data.facts import DataFacts
-from finetune_trainer.pages import facts, folded, heading, page, paragraph, table
+from finetune_trainer.pages import beside, facts, folded, heading, page, paragraph, preformatted, table
 from finetune_trainer.training.checkpoints.history import History
 from finetune_trainer.training.metrics import EvaluationMetrics, StepMetrics, decimal, duration, thinned
 
@@ -22,6 +23,10 @@ _READING = (
     "All curves share one time axis: the time since the first attempt began. Pauses are cut short and shaded. "
     "Steps that a lost attempt had computed after its last checkpoint are not shown, since they were computed again. "
     "Memory is that of the first process: the most that a step took of its GPU, or on a CPU what the process held."
+)
+_SAMPLING = (
+    "What the model answered to held-out prompts before the first step and with the published weights: the likeliest "
+    "token each time, at most 64, and […] where it would have gone on."
 )
 
 
@@ -55,6 +60,7 @@ def render_report(report: Report) -> str:
         _chart(history),
         folded("Values as a table", _values(history)),
         *_evaluation(report.evaluation, history.evaluations),
+        *_samples(answered(history.samples)),
         *_attempts(history),
         *_data(report.data),
         heading("Configuration"),
@@ -173,6 +179,26 @@ def _evaluation(result: EvaluationResult | None, evaluations: Sequence[Evaluatio
 def _measures(point: EvaluationMetrics, names: Iterable[str]) -> Iterator[str]:
     measured = {"loss": point.loss, **point.metrics}
     yield from (decimal(measured[name]) if name in measured else "" for name in names)
+
+
+def _samples(found: Sequence[Answered]) -> list[str]:
+    """Prompts with their answers before and after."""
+    parts = [heading("Samples"), paragraph(_SAMPLING)] if found else []
+    for sample in found:
+        parts += [
+            heading(f"Held-out row {sample.row + 1}", 3),
+            preformatted(sample.prompt),
+            beside(
+                ("in the data", sample.expected), ("before", _answer(sample.before)), ("after", _answer(sample.after))
+            ),
+        ]
+    return parts
+
+
+def _answer(text: Text | None) -> str:
+    if text is None:
+        return "(not asked)"
+    return f"{text.text} […]" if text.cut else text.text
 
 
 def _attempts(history: History) -> list[str]:

@@ -90,6 +90,16 @@ class TokenizedSplit:
         assert shard.desirable is not None, "rows of another kind"
         return bool(shard.desirable[place])
 
+    def wanted(self, index: int) -> TokenSequence | None:
+        """The sequence of a row whose completion is one to learn: of preference data the chosen one; None for an
+        undesirable completion."""
+        if self._sequences == 2:
+            return self.pair(index)[0]
+        shard, place = self._find(index)
+        if shard.desirable is not None and not shard.desirable[place]:
+            return None
+        return self.row(index)
+
     def pair(self, index: int) -> tuple[TokenSequence, TokenSequence]:
         """Chosen and rejected sequence of a row of preference data."""
         assert self._sequences == 2, "rows of another kind"

@@ -93,6 +93,17 @@ class TextTokenizer:
             )
         return found
 
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        names = self._stop_tokens(_json_file(self._folder / GENERATION_CONFIG))
+        found = (self._tokenizer.token_to_id(name) for name in names)
+        return frozenset(token for token in found if token is not None)
+
+    def text(self, ids: Sequence[int], special: bool) -> str:
+        """The text of some tokens, with or without special ones."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=not special)
+
     def tokenize(self, rows: Sequence[Rendered]) -> list[TokenizedRow]:
         """Tokens of rendered rows, in order, computed on all cores that the process may use."""
         found: list[TokenizedRow | None] = [None] * len(rows)

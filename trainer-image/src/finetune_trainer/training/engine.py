@@ -116,6 +116,11 @@ class Engine:
         answer: torch.Tensor = self._engine(batch, Wanted.SCORES, self.device)
         return answer
 
+    def next_tokens(self, batch: MicroBatch) -> torch.Tensor:
+        """The likeliest token after each sequence, [sequences]."""
+        answer: torch.Tensor = self._engine(batch, Wanted.NEXT_TOKENS, self.device)
+        return answer
+
     def backward(self, loss: torch.Tensor) -> None:
         """Adds the gradient of one micro-batch; ``loss`` is what it adds to the loss of the global batch.
 

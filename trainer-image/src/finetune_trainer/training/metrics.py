@@ -67,6 +67,19 @@ class CheckpointSaved:
     time: float
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What the model answered to the prompt of a held-out row after ``step`` optimizer steps. ``cut`` says that the
+    answer would go on."""
+
+    step: int
+    row: int
+    prompt: str
+    expected: str
+    answer: str
+    cut: bool
+
+
 def decimal(value: float) -> str:
     """Six significant digits, as a decimal string of the API."""
     return f"{value:.6g}"

@@ -28,6 +28,8 @@ class Wanted(Enum):
     """The log-probability of each label in nats, zero where there is no loss."""
     SCORES = auto()
     """The score of each row by a scalar head, float32."""
+    NEXT_TOKENS = auto()
+    """The likeliest token after each row."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class LossHead(torch.nn.Linear):
     def forward(self, input: torch.Tensor, labels: torch.Tensor | None = None, wanted: Wanted | None = None) -> Any:
         """Logits without labels; with them what is wanted of hidden states [tokens, width] and labels [tokens]."""
         if labels is None:
+            # Scale and soft cap are left out: neither changes which logit is the largest.
             return super().forward(input)
         function = summed_nll if wanted is Wanted.NLL else token_log_probabilities
         return function(input, self.weight, self.bias, labels, self._form)
@@ -109,9 +112,11 @@ class Scorer(torch.nn.Module):
             logger.info("the loss is computed from all logits: the head is adapted")
 
     def forward(self, batch: MicroBatch, wanted: Wanted, device: torch.device) -> Any:
-        """Two scalars for the likelihood, [rows] for scores; else [rows, positions] like the batch."""
+        """Two scalars for the likelihood, [rows] for scores and next tokens; else [rows, positions] like the batch."""
         if wanted is Wanted.SCORES:
             return self._scores(batch, device)
+        if wanted is Wanted.NEXT_TOKENS:
+            return self._next_tokens(batch, device)
         if self._padded:
             return self._from_logits(self._padded_logits(batch, device), batch.labels.to(device), wanted)
         flat = flatten(batch, device)
@@ -148,6 +153,16 @@ class Scorer(torch.nn.Module):
         padding = self._base().config.pad_token_id
         batch = replace(batch, input_ids=batch.input_ids.masked_fill(batch.attention_mask == 0, padding))
         return self._padded_logits(batch, device).squeeze(-1).float()
+
+    def _next_tokens(self, batch: MicroBatch, device: torch.device) -> torch.Tensor:
+        lengths = batch.attention_mask.sum(1)
+        if self._padded:
+            rows = torch.arange(len(lengths))
+            return self._padded_logits(batch, device)[rows, lengths - 1].argmax(-1)
+        flat, ends = flatten(batch, device), (lengths.cumsum(0) - 1).to(device)
+        head = self._base().get_output_embeddings()
+        logits = head(self._hidden(flat)[ends]) if isinstance(head, LossHead) else self._flat_logits(flat)[ends]
+        return logits.argmax(-1)
 
     def _padded_logits(self, batch: MicroBatch, device: torch.device) -> torch.Tensor:
         moved = batch.to(device)

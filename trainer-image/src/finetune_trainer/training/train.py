@@ -44,6 +44,7 @@ from finetune_trainer.training.metrics import (
 from finetune_trainer.training.objectives import objective_of
 from finetune_trainer.training.objectives.interface import Objective, mean_loss
 from finetune_trainer.training.packing import PackedOrder, pack
+from finetune_trainer.training.samples import Sampler
 from finetune_trainer.training.schedule import learning_rate_factor
 from finetune_trainer.training.stragglers import Pace
 from finetune_trainer.training.totals import Totals
@@ -104,6 +105,7 @@ class Training:
         kept = workspace.artifact if self._keeps_best and place.rank == 0 else None
         self.checkpoints = Checkpoints(plan, prepared, rank, os.environ, self._stop, reporter, self._pulse, kept)
         self._history = History()
+        self._sampler: Sampler | None = None
 
     def run(self, splits: Splits) -> Trained:
         """Trains, evaluates and exports.
@@ -125,6 +127,7 @@ class Training:
         order = self._order(splits.train)
         # What an objective wants of the model as it was before the first step, it cannot find in a later one.
         self._before_training(engine, splits, order)
+        self._sampler = self._sampler_of(splits)
         self._history = self.checkpoints.resume(engine.state())
         self._history.attempts.append(
             AttemptStarted(self._plan.attempt, len(self._steps), time.time(), self._place.world_size)
@@ -137,6 +140,7 @@ class Training:
                 if metrics:
                     metrics.close()
             if not self._keeps_best:
+                self._sample(engine, len(self._steps))
                 self._export(engine)
             self.checkpoints.finish()
         evaluation = self._evaluation()
@@ -280,8 +284,27 @@ class Training:
         if metrics:
             metrics.write(self._evaluations[-1])
             print(f"held-out loss {means.loss:.4f} after step {step}", flush=True)
+        if step == 0:
+            self._sample(engine, step)
         if self._keeps_best and self._leader_says(engine, best(self._evaluations) is self._evaluations[-1]):
+            self._sample(engine, step)
             self._export(engine)
+
+    def _sampler_of(self, splits: Splits) -> Sampler | None:
+        count, longest = self._spec.evaluation.samples, self._spec.hyperparameters.max_sequence_length
+        if not count or splits.validation is None:
+            return None
+        return Sampler(splits.validation, count, longest, self._workspace.model)
+
+    def _sample(self, engine: Engine, step: int) -> None:
+        """Answers of the model as it is; they take the place of all but the first ones."""
+        if self._sampler is None:
+            return
+        self._pulse.enter(Phase.EVALUATE)
+        self._reporter.report(self.stage, f"answering held-out prompts after step {step}")
+        found = self._sampler.take(engine, step, self.checkpoints.stop_if_asked)
+        samples = self._history.samples
+        samples[:] = [sample for sample in samples if sample.step == 0 and step] + found
 
     def _check(self, value: float, name: str) -> None:
         if not math.isfinite(value):

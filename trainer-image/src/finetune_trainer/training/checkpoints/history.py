@@ -6,21 +6,23 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from finetune_trainer.training.checkpoints.slicing import Incompatible
-from finetune_trainer.training.metrics import AttemptStarted, CheckpointSaved, EvaluationMetrics, StepMetrics
+from finetune_trainer.training.metrics import AttemptStarted, CheckpointSaved, EvaluationMetrics, Sample, StepMetrics
 
-Record = StepMetrics | EvaluationMetrics | AttemptStarted | CheckpointSaved
+Record = StepMetrics | EvaluationMetrics | AttemptStarted | CheckpointSaved | Sample
 _KINDS: dict[str, type[Record]] = {
     "step": StepMetrics,
     "evaluation": EvaluationMetrics,
     "attempt": AttemptStarted,
     "checkpoint": CheckpointSaved,
+    "sample": Sample,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 @dataclass
 class History:
-    """What was measured since the first step, by whichever attempt, and which attempts and checkpoints led here.
+    """What was measured since the first step, by whichever attempt, which attempts and checkpoints led here, and what
+    the model answered at the start and with the weights that are to be published.
 
     An attempt that left no checkpoint is not among them.
     """
@@ -29,12 +31,13 @@ class History:
     evaluations: list[EvaluationMetrics] = field(default_factory=list)
     attempts: list[AttemptStarted] = field(default_factory=list)
     checkpoints: list[CheckpointSaved] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     # Lines of earlier dumps, shared by all copies: what a checkpoint costs must not grow with each step before it.
     _lines: dict[tuple[str, int], str] = field(default_factory=dict, repr=False, compare=False)
 
     def copy(self) -> History:
         lists = list(self.steps), list(self.evaluations), list(self.attempts), list(self.checkpoints)
-        return History(*lists, self._lines)
+        return History(*lists, list(self.samples), self._lines)
 
     def records(self) -> list[StepMetrics | EvaluationMetrics]:
         """Everything in the order in which it was measured: an evaluation after the step it names."""
@@ -44,7 +47,8 @@ class History:
     def dump(self) -> bytes:
         """One JSON document per line. Numbers keep all their digits."""
         measured = (self._line(record) for record in self.records())
-        return "".join((*map(_line, self.attempts), *measured, *map(_line, self.checkpoints))).encode()
+        told = (*map(_line, self.attempts), *measured, *map(_line, self.checkpoints), *map(_line, self.samples))
+        return "".join(told).encode()
 
     def _line(self, record: StepMetrics | EvaluationMetrics) -> str:
         key = _NAMES[type(record)], record.step
@@ -72,4 +76,5 @@ def load_history(content: bytes) -> History:
         [record for record in records if isinstance(record, EvaluationMetrics)],
         [record for record in records if isinstance(record, AttemptStarted)],
         [record for record in records if isinstance(record, CheckpointSaved)],
+        [record for record in records if isinstance(record, Sample)],
     )
