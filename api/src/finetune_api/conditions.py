@@ -12,6 +12,7 @@ _TOLD_BY_PREPARED = frozenset(
     {
         Reason.PREPARING,
         Reason.SECRET_NOT_FOUND,
+        Reason.CLAIM_NOT_FOUND,
         Reason.SERVICE_ACCOUNT_REFUSED,
         Reason.WAITING_FOR_JOB,
         Reason.JOB_NOT_FOUND,

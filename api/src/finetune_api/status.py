@@ -53,6 +53,7 @@ class Reason(StrEnum):
     PREPARED = "Prepared"
     PREPARE_FAILED = "PrepareFailed"
     SECRET_NOT_FOUND = "SecretNotFound"
+    CLAIM_NOT_FOUND = "ClaimNotFound"
     SERVICE_ACCOUNT_REFUSED = "ServiceAccountRefused"
     WAITING_FOR_JOB = "WaitingForJob"
     JOB_NOT_FOUND = "JobNotFound"

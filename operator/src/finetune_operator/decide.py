@@ -52,7 +52,7 @@ from finetune_operator.quotas import demand_of, shortage
 from finetune_operator.run_policy import children_left, deadline_left
 from finetune_operator.standing import is_final, known_status, status_in
 from finetune_operator.upstreams import Wait, resolve, unresolved
-from finetune_operator.waiting import CONFIG_ERROR, blocked, waiting_for
+from finetune_operator.waiting import CONFIG_ERROR, blocked, missing_claim, waiting_for
 
 Object = dict[str, Any]
 
@@ -284,6 +284,8 @@ def _preparing(turn: _Turn, job: ChildJob) -> Decision:
     stuck = next((pod for pod in pods if pod.waiting and pod.waiting[0] == CONFIG_ERROR), None)
     if stuck:
         return _secret_missing(turn, stuck)
+    if absent := missing_claim(pods, turn.job.metadata.namespace):
+        return turn.settle(Phase(State.PREPARING, Reason.CLAIM_NOT_FOUND, absent))
     held = held_back(job, turn.seen.workload) if job.suspended else None
     held = held or (None if pods else _short_of_quota(turn, PREPARE_RESOURCES, 1))
     message = held or waiting_for(pods) or "checking and preparing the inputs"
@@ -301,10 +303,11 @@ def _secret_missing(turn: _Turn, pod: Pod) -> Decision:
 
 def _awaited(turn: _Turn, reason: Reason, failure: Failure, since: datetime | None) -> Decision:
     """Fails once something that others have to make was waited for long enough."""
-    left = (since or turn.now) + turn.policy.secret_grace - turn.now
-    if left <= timedelta(0):
+    until = (since or turn.now) + turn.policy.secret_grace
+    if until <= turn.now:
         return _fail(turn, reason, failure)
-    return turn.settle(Phase(State.PREPARING, reason, failure.words), requeue_after=left + timedelta(seconds=1))
+    message = f"{failure.words} It is waited for until {until:%Y-%m-%d %H:%M:%S} UTC."
+    return turn.settle(Phase(State.PREPARING, reason, message), requeue_after=until - turn.now + timedelta(seconds=1))
 
 
 def _prepare_ended(turn: _Turn, job: ChildJob) -> Decision:

@@ -17,6 +17,7 @@ _WARNINGS = frozenset(
         Reason.PREPARE_FAILED,
         Reason.SPEC_INVALID,
         Reason.SECRET_NOT_FOUND,
+        Reason.CLAIM_NOT_FOUND,
         Reason.SERVICE_ACCOUNT_REFUSED,
         Reason.CHILD_REFUSED,
         Reason.RETRYING,
@@ -29,6 +30,7 @@ _WARNINGS = frozenset(
 _WAITS = frozenset(
     {
         Reason.SECRET_NOT_FOUND,
+        Reason.CLAIM_NOT_FOUND,
         Reason.SERVICE_ACCOUNT_REFUSED,
         Reason.CHILD_REFUSED,
         Reason.RETRYING,

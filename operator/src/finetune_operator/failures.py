@@ -39,7 +39,8 @@ REMEDIES = {
     FailureClass.DEADLINE_EXCEEDED: "Give the pods more time: see which deadline ended them (kubectl describe pod).",
     FailureClass.IMAGE_PULL: "See that the operator's --trainer-image exists and that the nodes may pull it "
     "(kubectl describe pod), then create the FineTuneJob again.",
-    FailureClass.SECRET_MISSING: "Create the Secret in the namespace of the job and create the FineTuneJob again.",
+    FailureClass.SECRET_MISSING: "Create the Secret in the namespace of the job, and once the job has failed create "
+    "the FineTuneJob again.",
     FailureClass.UNSCHEDULABLE: "Ask for what the nodes have, or add nodes.",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -13,6 +14,8 @@ from finetune_operator.observation import Pod
 
 CONFIG_ERROR = "CreateContainerConfigError"
 _IMAGE_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+# The scheduler's words.
+_NO_CLAIM = re.compile(r'persistentvolumeclaim "([^"]+)" not found')
 _NO_PROBLEM = frozenset({"ContainerCreating", "PodInitializing"})
 
 
@@ -48,6 +51,18 @@ def waiting_for(pods: Sequence[Pod]) -> str | None:
         if pod.waiting and pod.waiting[0] not in _NO_PROBLEM:
             return f"pod {pod.name} cannot start: {pod.waiting[0]}: {pod.waiting[1]}"[:1024]
     return None
+
+
+def missing_claim(pods: Sequence[Pod], namespace: str) -> str | None:
+    """Which PersistentVolumeClaim pods wait for because it does not exist, and what to do; None where none is."""
+    found = (_NO_CLAIM.search(pod.unschedulable) for pod in pods if pod.unschedulable)
+    name = next((match[1] for match in found if match), None)
+    if name is None:
+        return None
+    return (
+        f"the PersistentVolumeClaim {name!r} does not exist in namespace {namespace}. Create it, and the job goes on; "
+        "or correct pvc:// or cacheClaim in a FineTuneJob of another name."
+    )
 
 
 def blocked(pods: Sequence[Pod], waits: Waits, now: datetime, avoiding: bool, short: str | None = None) -> Block | None:

@@ -35,6 +35,10 @@ TABLE: dict[str, tuple[Phase, dict[str, str]]] = {
         Phase(State.PREPARING, Reason.SECRET_NOT_FOUND, "m"),
         _row("False SecretNotFound", "False Pending", Reconciling="True SecretNotFound"),
     ),
+    "waiting for a claim": (
+        Phase(State.PREPARING, Reason.CLAIM_NOT_FOUND, "m"),
+        _row("False ClaimNotFound", "False Pending", Reconciling="True ClaimNotFound"),
+    ),
     "starting": (
         Phase(State.STARTING, Reason.STARTING, "m", prepared=True),
         _row("True Prepared", "False Starting", Reconciling="True Starting"),

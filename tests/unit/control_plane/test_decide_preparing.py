@@ -9,6 +9,7 @@ from support.builders import batch_job, pod, prepare_outcome, unschedulable
 from support.decisions import DATA_ERROR, PREPARE_DONE, PREPARE_JOB, PREPARE_POD, TRAIN_OBJECTS, Case, check
 
 CONFIG_ERROR = pod(Stage.PREPARE, phase="Pending", waiting=("CreateContainerConfigError", 'secret "keys" not found'))
+NO_CLAIM = '0/4 nodes are available: persistentvolumeclaim "zoo" not found. not found'
 
 CASES: dict[str, Case] = {
     "a new job is prepared": Case(
@@ -20,6 +21,12 @@ CASES: dict[str, Case] = {
         "cannot be scheduled: 0/4 nodes",
         jobs=(batch_job(Stage.PREPARE),),
         pods=(pod(Stage.PREPARE, phase="Pending", conditions=(unschedulable("0/4 nodes"),)),),
+    ),
+    "prepare waits for a claim that does not exist": Case(
+        "Preparing",
+        "the PersistentVolumeClaim 'zoo' does not exist in namespace team-a. Create it, and the job goes on",
+        jobs=(batch_job(Stage.PREPARE),),
+        pods=(pod(Stage.PREPARE, phase="Pending", conditions=(unschedulable(NO_CLAIM),)),),
     ),
     "prepare waits for its image": Case(
         "Preparing",
@@ -35,7 +42,8 @@ CASES: dict[str, Case] = {
     ),
     "a Secret may come a little later": Case(
         "Preparing",
-        'secret "keys" not found in namespace team-a. Create the Secret',
+        'secret "keys" not found in namespace team-a. Create the Secret in the namespace of the job, and once the job '
+        "has failed create the FineTuneJob again. It is waited for until 2026-03-01 12:00:30 UTC.",
         jobs=(batch_job(Stage.PREPARE),),
         pods=(CONFIG_ERROR,),
         now=10,

@@ -105,6 +105,7 @@ def test_event_as_a_whole() -> None:
         (ConditionType.FAILED, Reason.RUN_FAILED, "Warning"),
         (ConditionType.FAILED, Reason.SPEC_INVALID, "Warning"),
         (ConditionType.PREPARED, Reason.SECRET_NOT_FOUND, "Warning"),
+        (ConditionType.PREPARED, Reason.CLAIM_NOT_FOUND, "Warning"),
         (ConditionType.RUNNING, Reason.RETRYING, "Warning"),
     ],
 )
