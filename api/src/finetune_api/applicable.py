@@ -102,6 +102,14 @@ def laid_under(defaults: Object, written: Object) -> Object:
     return result
 
 
+def remembered_resources(manifest: Object) -> Object:
+    """spec.resources as the manifest and the remembered profile give them, read without any judgement."""
+    spec = value_at(manifest, "status.plan.profile.spec") or {}
+    gpus = value_at(spec, "node.gpus")
+    given = ({} if gpus is None else {"gpusPerNode": gpus}) | (value_at(spec, "defaults.resources") or {})
+    return laid_under(given, value_at(manifest, "spec.resources") or {})
+
+
 def applicable(defaults: Object, written: Object) -> Object:
     """The defaults without those that mean nothing to what the job asks for."""
     kept = copy.deepcopy(defaults)

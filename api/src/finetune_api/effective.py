@@ -66,14 +66,6 @@ def snapshot_of(manifest: Object) -> FineTuneProfileSpec | None:
     return None if known is None else FineTuneProfileSpec.model_validate(known)
 
 
-def remembered_resources(manifest: Object) -> Object:
-    """spec.resources as the manifest and the remembered profile give them, read without any judgement."""
-    spec = value_at(manifest, "status.plan.profile.spec") or {}
-    gpus = value_at(spec, "node.gpus")
-    given = ({} if gpus is None else {"gpusPerNode": gpus}) | (value_at(spec, "defaults.resources") or {})
-    return laid_under(given, value_at(manifest, "spec.resources") or {})
-
-
 def effective_job(manifest: Object, profile: FineTuneProfileSpec | None) -> FineTuneJob:
     """The job with its effective spec, and no status.
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from finetune_api.applicable import applicable, laid_under, remembered_resources
 from finetune_api.base import Document
 from finetune_api.outcomes import EXIT_CODE_OF_CLASS, ExitCode, FailureClass
+from finetune_api.profile import NAMESPACE_PLACEHOLDER
 from finetune_api.spec import DeepSpeedSpec, HyperparametersSpec, MethodSpec, ResourcesSpec
 from finetune_api.status import State
 from finetune_cli.documents import Object, number_at, object_at, objects_at, text_at, time_at, value_at, whole_at
@@ -29,8 +31,12 @@ def namespace_of(job: Object) -> str:
 
 
 def with_defaults(job: Object) -> Object:
-    """The job with the values of the groups that it says little of."""
-    spec = object_at(job, "spec")
+    """The job with what its profile gave, and the defaults of the groups that it says little of."""
+    written = object_at(job, "spec")
+    given = applicable(object_at(job, "status", "plan", "profile", "spec", "defaults"), written)
+    spec = laid_under(given, written) | {"resources": remembered_resources(job)}
+    if destination := text_at(spec, "output", "destination"):
+        spec["output"]["destination"] = destination.replace(NAMESPACE_PLACEHOLDER, namespace_of(job))
     groups = {name: default().to_wire() | object_at(spec, name) for name, default in _DEFAULTS.items()}
     return job | {"spec": spec | groups}
 
@@ -83,18 +89,18 @@ def message_of(job: Object) -> str:
 
 def processes_per_node(job: Object) -> int:
     """Ranks of one training pod: one per GPU, or as many as asked for in CPU training."""
-    asked = object_at(job, "spec", "resources")
+    asked = remembered_resources(job)
     return whole_at(asked, "gpusPerNode") or whole_at(asked, "processesPerNode") or 1
 
 
 def nodes_of(job: Object) -> int:
     """Training pods."""
-    return whole_at(job, "spec", "resources", "nodes") or 1
+    return whole_at(remembered_resources(job), "nodes") or 1
 
 
 def gpus_of(job: Object) -> int:
     """GPUs of all training pods."""
-    return nodes_of(job) * (whole_at(job, "spec", "resources", "gpusPerNode") or 0)
+    return nodes_of(job) * (whole_at(remembered_resources(job), "gpusPerNode") or 0)
 
 
 def model_of(job: Object) -> str:

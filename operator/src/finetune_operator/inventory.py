@@ -7,7 +7,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.effective import remembered_resources
+from finetune_api.applicable import remembered_resources
 from finetune_operator.queueing import left_to_others
 
 Object = dict[str, Any]

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from finetune_api.applicable import remembered_resources
 from finetune_api.base import quantity_value
-from finetune_api.effective import remembered_resources
 from finetune_api.outcomes import Stage
 from finetune_operator.observation import Observation
 

@@ -107,3 +107,15 @@ def test_plain_lines_of_every_state() -> None:
 def test_the_exit_code_of_a_failed_job_is_that_of_its_class(failure: Object, code: int) -> None:
     assert jobview.exit_code_of(job("a", status=FAILED | {"failure": failure})) == code
     assert jobview.exit_code_of(JOBS["complete"]) == 0
+
+
+def test_what_a_profile_gave_counts_as_the_jobs_own() -> None:
+    given = {"resources": {"nodes": 3, "cpu": "8"}, "output": {"destination": "s3://models/{namespace}"}}
+    spec = {"node": {"gpus": 4, "memory": "64Gi"}, "defaults": given | {"method": {"dpo": {"beta": "0.2"}}}}
+    under = job("a", status={"plan": {"profile": {"name": "small", "generation": 1, "spec": spec}}})
+    under["spec"] |= {"resources": {}, "output": {}}
+    assert (jobview.nodes_of(under), jobview.gpus_of(under), jobview.processes_per_node(under)) == (3, 12, 4)
+    shown = jobview.with_defaults(under)["spec"]
+    assert (shown["resources"]["nodes"], shown["resources"]["cpu"]) == (3, "8")
+    assert shown["output"]["destination"] == "s3://models/team-a"
+    assert "dpo" not in shown["method"], "what means nothing to the job is passed over"

@@ -88,6 +88,13 @@ def test_when_quotas_are_read(status: Any, jobs: Any, pods: Any, expected: bool)
     assert worth_reading(observe(stored(1, status, **TWO), jobs, pods, None, at(9))) is expected
 
 
+def test_pods_that_a_profile_asks_for_count() -> None:
+    profile = {"name": "small", "generation": 1, "spec": {"defaults": TWO}}
+    known = observe(stored(1, {"plan": {"profile": profile}}), (), (pod(),), None, at(9))
+    assert worth_reading(known)
+    assert not worth_reading(observe(stored(1, {"plan": {}}), (), (pod(),), None, at(9)))
+
+
 FULL = resource_quota({"pods": "3"}, {"pods": "2"})
 CASES: dict[str, Case] = {
     "the gang does not fit": Case(
