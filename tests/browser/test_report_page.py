@@ -34,7 +34,7 @@ def test_report_is_drawn_without_a_request_or_an_error(browser: Browser, file: P
         # Loss, held-out loss, learning rate, throughput and memory, each before and after the pause.
         assert len(curves) == 10
         assert all(box and box["width"] > 50 and box["height"] > 2 for box in curves)
-        assert seen.page.locator("rect.span").count() == 2
+        assert seen.page.locator("rect.span").count() == 3
         assert seen.page.locator("path.mark").count() == 4
     light, *_ = colours = colours_of(browser, picture)
     assert (sum(light) < 120) is dark, "the paper has the colour of the scheme"

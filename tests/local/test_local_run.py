@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_a_browser_draws_the_published_report(store: Store, trained: Ended) -> N
         assert (seen.console, seen.requests) == ([], [])
         # Loss, held-out loss, learning rate, throughput and memory.
         assert [bool(box and box["width"] > 50) for box in drawn] == [True] * 5
-        assert seen.page.get_by_role("row", name="attempt 1 0 2").count() == 1
+        assert seen.page.get_by_role("row", name="attempt 1 0 2 ").count() == 1
         assert seen.page.get_by_role("row", name="training rows 3").is_visible()
 
 
@@ -96,13 +97,55 @@ def test_running_it_again_adopts_the_artifact(store: Store, trained: Ended) -> N
     assert again.status["evaluation"] == trained.status["evaluation"]
 
 
-def test_another_store_gets_the_same_run_id_and_the_same_content(trained: Ended, tmp_path: Path) -> None:
-    other = new_store(tmp_path)
-
-    result = other.run(other.manifest(), "--namespace", "team-a")
-
+@pytest.fixture(scope="module")
+def under_profile(trained: Ended, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Ended]:
+    """The same run in another store and namespace, where a profile gives what the manifest leaves out."""
+    other = new_store(tmp_path_factory.mktemp("other"))
+    output = {"destination": "s3://finetune/artifacts"}
+    defaults = {"hyperparameters": {"learningRate": "1e-2"}, "output": output}
+    profile = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneProfile", "metadata": {"name": "small"}}
+    manifest = other.manifest(
+        hyperparameters={"maxSteps": 6, "globalBatchSize": 4, "maxSequenceLength": 64},
+        evaluation={"samples": 1},
+        output={},
+    )
+    file = other.files / "profile.json"
+    file.write_text(json.dumps(profile | {"spec": {"defaults": defaults}}))
+    result = other.run(manifest, "--namespace", "team-a", "--profile", str(file))
     assert result.code == 0, result.stderr
+    return other, result
+
+
+def test_who_gives_a_value_and_where_it_runs_change_no_result(
+    trained: Ended, under_profile: tuple[Store, Ended]
+) -> None:
+    _, result = under_profile
+
     assert result.status["runID"] == trained.status["runID"]
     assert result.status["artifact"]["contentDigest"] == trained.status["artifact"]["contentDigest"]
     assert result.status["artifact"]["uri"].startswith("s3://finetune/artifacts/team-a/tiny/r-")
     assert result.resource["metadata"]["namespace"] == "team-a"
+
+
+def test_status_report_and_manifest_tell_who_gave_a_value(under_profile: tuple[Store, Ended]) -> None:
+    other, result = under_profile
+    folder = artifact_folder(other, result)
+
+    assert result.status["plan"]["profile"]["name"] == "small"
+    told = {field["path"]: field["origin"] for field in result.status["plan"]["fields"]}
+    expected = {"learningRate": "Profile", "maxSteps": "Manifest", "seed": "Default"}
+    assert {name: told[f"spec.hyperparameters.{name}"] for name in expected} == expected
+    origins = json.loads((folder / "manifest.json").read_text())["record"]["origins"]
+    assert origins == {path: origin for path, origin in told.items() if origin != "Default"}
+    report = (folder / "report.html").read_text()
+    rows = re.findall(r'<th scope="row">spec.hyperparameters.(\w+)</th><td[^>]*>[^<]*</td><td>(\w+)</td>', report)
+    assert {name: dict(rows)[name] for name in expected} == {name: origin.lower() for name, origin in expected.items()}
+
+
+def test_answers_before_and_after_are_published(under_profile: tuple[Store, Ended]) -> None:
+    folder = artifact_folder(*under_profile)
+
+    [sample] = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert sample["prompt"].endswith("<|im_start|>assistant\n")
+    assert " plus one is " in sample["expected"]
+    assert sample["before"]["text"] != sample["after"]["text"]

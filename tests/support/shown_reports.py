@@ -1,7 +1,10 @@
-"""A run with everything that a report shows: two attempts with a pause, checkpoints, evaluations, and hostile texts."""
+"""A run with everything that a report shows: three attempts, one of them lost, pauses, checkpoints, hostile texts."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from finetune_api.plan import PastAttempt
 from finetune_api.results import EvaluationResult
 from finetune_trainer.artifact.report import Report
 from finetune_trainer.data.facts import DataFacts, ExampleFacts, RefusedFacts, SourceFacts
@@ -9,17 +12,17 @@ from finetune_trainer.training.checkpoints.history import History
 from finetune_trainer.training.metrics import AttemptStarted, CheckpointSaved, EvaluationMetrics, Sample, StepMetrics
 
 BEGAN = 1_790_000_000.0
-STEPS, PAUSE_SECONDS = 60, 7200.0
+STEPS, PAUSE_SECONDS = 60, 7500.0
 HOSTILE = "</pre></style><script>alert('ran')</script><img src=x onerror=alert(1)><a href='javascript:alert(2)'>\"'&"
 
 
 def _when(step: int) -> float:
-    """Two seconds a step; before step 31 the job was suspended for two hours."""
+    """Two seconds a step; before step 31 the job was suspended for two hours, and then an attempt was lost."""
     return BEGAN + 5 + 2.0 * step + (PAUSE_SECONDS if step > STEPS // 2 else 0.0)
 
 
 def shown_history() -> History:
-    """Sixty steps of two attempts."""
+    """Sixty steps of the first and the third attempt."""
     steps = [
         StepMetrics(
             step=step,
@@ -40,7 +43,7 @@ def shown_history() -> History:
         for step in range(0, STEPS + 1, 10)
     ]
     half = STEPS // 2
-    attempts = [AttemptStarted(1, 0, BEGAN, 8), AttemptStarted(2, half, _when(half + 1) - 4, 8)]
+    attempts = [AttemptStarted(1, 0, BEGAN, 8), AttemptStarted(3, half, _when(half + 1) - 4, 8)]
     checkpoints = [CheckpointSaved(step, _when(step) + 0.3) for step in (15, 30, 45, 60)]
     return History(steps, evaluations, attempts, checkpoints, shown_samples())
 
@@ -90,9 +93,18 @@ def shown_report() -> Report:
             ("spec.hyperparameters.learningRate", "2e-4", "manifest"),
             ("spec.method.lora.targetModules", [HOSTILE, "v_proj"], "manifest"),
             ("spec.hyperparameters.schedule", "linear", "default"),
+            ("spec.method.lora.rank", 8, "profile"),
         ),
         evaluation=EvaluationResult(
             loss_before="3.2", loss_after="1.17", before={"perplexity": "24.5"}, after={"perplexity": "3.22"}
         ),
         data=shown_data(),
+        past=(
+            PastAttempt(number=1, outcome="Suspended"),
+            PastAttempt(number=2, began=_instant(BEGAN + 7400), ended=_instant(BEGAN + 7420), outcome="PodLost"),
+        ),
     )
+
+
+def _instant(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from pydantic import Field
 from finetune_api.base import Document, quantity_value
 from finetune_api.results import Prepared
 from finetune_api.spec import AddressingStyle, Checksum, FineTuneJobSpec, HubAccess, S3Access
+from finetune_api.status import FineTuneJobStatus, Origin
 from finetune_api.upstream import Upstream, Upstreams
 from finetune_api.weights import ADAPTER, MODEL, weight_sources
 
@@ -85,6 +87,15 @@ class ProgressEndpoint(Document):
     token_file: str
 
 
+class PastAttempt(Document):
+    """An attempt before this one. Checkpoints remember only those that left one."""
+
+    number: int
+    began: datetime | None = None
+    ended: datetime | None = None
+    outcome: str
+
+
 class RunPlan(Document):
     """Everything that a stage needs to know.
 
@@ -98,6 +109,11 @@ class RunPlan(Document):
         dict[str, str],
         Field(default_factory=dict, description="By path, why a field of spec differs from the manifest."),
     ]
+    origins: Annotated[
+        dict[str, Origin],
+        Field(default_factory=dict, description="By path, who gave a field; what is not named is a default."),
+    ]
+    past: Annotated[tuple[PastAttempt, ...], Field(default=(), description="Attempts before this one.")]
     world: World
     stores: Annotated[dict[str, StoreAccess], Field(description="By use: output, model, adapter, train-0, ...")]
     claims: Annotated[dict[str, str], Field(default_factory=dict, description="Mount path of each claim.")]
@@ -196,6 +212,23 @@ def world_of(spec: FineTuneJobSpec, master_address: str, master_port: int) -> Wo
         device=Device.CUDA if resources.gpus_per_node else Device.CPU,
         master_address=master_address,
         master_port=master_port,
+    )
+
+
+def origins_of(status: FineTuneJobStatus) -> dict[str, Origin]:
+    """Who gave each field that is not a default, as a status tells it."""
+    fields = (status.plan.fields if status.plan else None) or ()
+    return {field.path: field.origin for field in fields if field.origin is not Origin.DEFAULT}
+
+
+def past_attempts(status: FineTuneJobStatus, number: int) -> tuple[PastAttempt, ...]:
+    """The attempts of a status before one of a number."""
+    return tuple(
+        PastAttempt(
+            number=one.number, began=one.running or one.started, ended=one.finished, outcome=one.outcome or "Unread"
+        )
+        for one in status.attempts
+        if one.number < number
     )
 
 

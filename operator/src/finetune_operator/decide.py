@@ -255,9 +255,7 @@ def _begin(turn: _Turn) -> Decision:
     job = turn.seen.job_of(Stage.PREPARE, turn.number)
     if job is None:
         phase = Phase(State.PREPARING, Reason.PREPARING, "checking and preparing the inputs")
-        return turn.settle(
-            phase, create=prepare_objects(turn.job, turn.policy.platform, turn.number, turn.status.upstreams)
-        )
+        return turn.settle(phase, create=prepare_objects(turn.job, turn.policy.platform, turn.number, turn.status))
     return _prepare_ended(turn, job) if job.finished else _preparing(turn, job)
 
 
@@ -365,8 +363,8 @@ def _start(turn: _Turn, prepared: Prepared) -> Decision:
         phase = Phase(State.QUEUED, Reason.QUEUED, short, prepared=True)
         return turn.settle(phase, requeue_after=LOOK_AGAIN)
     attempt = AttemptStatus(number=turn.number, started=turn.now)
-    adjustment, upstreams = adjustment_of(turn.job.spec, turn.status.plan), turn.status.upstreams
-    create = training_objects(turn.job, turn.policy.platform, turn.number, prepared, adjustment, upstreams)
+    adjustment = adjustment_of(turn.job.spec, turn.status.plan)
+    create = training_objects(turn.job, turn.policy.platform, turn.number, prepared, adjustment, turn.status)
     turn = turn.told(progression.with_attempt(turn.status, attempt))
     phase = Phase(State.STARTING, Reason.STARTING, f"starting attempt {attempt.number}", prepared=True)
     return turn.settle(phase, create=create)

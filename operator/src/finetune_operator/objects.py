@@ -21,12 +21,15 @@ from finetune_api.plan import (
     cluster_stores,
     environment_prefix,
     hub_uses,
+    origins_of,
+    past_attempts,
     store_uses,
     world_of,
 )
 from finetune_api.reports import TOKEN_FILE_NAME, audience
 from finetune_api.results import Prepared
 from finetune_api.spec import FineTuneJobSpec, ResourcesSpec
+from finetune_api.status import FineTuneJobStatus
 from finetune_api.upstream import Upstreams, resolved_spec
 from finetune_api.weights import MODEL
 from finetune_operator.attempts import Adjustment, adjusted, adjustment_of, reasons
@@ -46,6 +49,7 @@ CONTAINER = "trainer"
 # The numeric id of "nonroot" in common base images; Pod Security `restricted` wants a number other than 0.
 _NON_ROOT = 65532
 _TOKEN_SECONDS = 3600
+_NEW = FineTuneJobStatus()
 # Enough for prepare to say why it ends. Training has longer, to save a checkpoint.
 _PREPARE_GRACE_SECONDS = 30
 PREPARE_RESOURCES: Object = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "2Gi"}}
@@ -102,9 +106,9 @@ def run_plan(
     attempt: int,
     prepared: Prepared | None,
     adjustment: Adjustment | None = None,
-    upstreams: Upstreams = NO_UPSTREAMS,
+    status: FineTuneJobStatus = _NEW,
 ) -> RunPlan:
-    """The document that the pods of one stage of a resolved job read."""
+    """The document that the pods of one stage of a resolved job read; ``status`` is what is known of the job."""
     adjustment = adjustment or adjustment_of(job.spec, None)
     name = stage_name(job.metadata.name, Stage.TRAIN, attempt)
     return RunPlan(
@@ -112,8 +116,10 @@ def run_plan(
         attempt=attempt if stage is Stage.TRAIN else 0,
         spec=adjusted(job.spec, adjustment),
         adjustments=reasons(job.spec, adjustment),
+        origins=origins_of(status),
+        past=past_attempts(status, attempt),
         world=world_of(job.spec, f"{name}-0.{name}", rendezvous_port(job.metadata.uid, attempt)),
-        stores=cluster_stores(job.spec, upstreams),
+        stores=cluster_stores(job.spec, status.upstreams),
         claims={claim: f"{CLAIM_FOLDER}/{claim}" for claim in claims_of(job.spec)},
         hubs=_hub_places(job.spec),
         progress=ProgressEndpoint(
@@ -122,7 +128,7 @@ def run_plan(
             token_file=f"{TOKEN_FOLDER}/{TOKEN_FILE_NAME}",
         ),
         prepared=prepared,
-        upstreams=dict(upstreams),
+        upstreams=status.upstreams,
     )
 
 
@@ -341,11 +347,12 @@ def training_job(
 
 
 def prepare_objects(
-    job: FineTuneJob, platform: Platform, attempt: int, upstreams: Upstreams = NO_UPSTREAMS
+    job: FineTuneJob, platform: Platform, attempt: int, status: FineTuneJobStatus = _NEW
 ) -> tuple[Object, ...]:
     """Everything that the prepare stage needs, in the order of creation."""
+    upstreams = status.upstreams
     job = resolved(job, upstreams)
-    plan = run_plan(job, platform, Stage.PREPARE, attempt, None, upstreams=upstreams)
+    plan = run_plan(job, platform, Stage.PREPARE, attempt, None, status=status)
     return (
         *network_policies(job, platform, Stage.PREPARE, attempt, upstreams),
         plan_config_map(job, Stage.PREPARE, attempt, plan),
@@ -359,11 +366,12 @@ def training_objects(
     attempt: int,
     prepared: Prepared,
     adjustment: Adjustment | None = None,
-    upstreams: Upstreams = NO_UPSTREAMS,
+    status: FineTuneJobStatus = _NEW,
 ) -> tuple[Object, ...]:
     """Everything that one attempt needs, in the order of creation."""
+    upstreams = status.upstreams
     job = resolved(job, upstreams)
-    plan = run_plan(job, platform, Stage.TRAIN, attempt, prepared, adjustment, upstreams)
+    plan = run_plan(job, platform, Stage.TRAIN, attempt, prepared, adjustment, status)
     return (
         *network_policies(job, platform, Stage.TRAIN, attempt, upstreams),
         plan_config_map(job, Stage.TRAIN, attempt, plan),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from finetune_api.plan import JobReference, RunPlan, world_of
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import Origin
 from finetune_trainer.errors import UserError
-from finetune_trainer.training.hyperparameters import effective_values, refuse_unsupported
+from finetune_trainer.training.hyperparameters import effective_values, known_origins, refuse_unsupported
 from support.training_runs import make_spec
 
 
@@ -27,10 +32,23 @@ def test_origin_is_manifest_or_default() -> None:
     assert "spec.hyperparameters.maxSteps" not in origins
 
 
-def test_adjusted_value_says_why() -> None:
-    path = "spec.deepspeed.microBatchSize"
-    values = effective_values(make_spec(micro_batch_size=2), {path: "4 ran out of memory"})
-    assert [(value, origin) for found, value, origin in values if found == path] == [(2, "4 ran out of memory")]
+def test_a_plan_knows_who_gave_a_value_and_why_it_was_adjusted() -> None:
+    adjusted, by_profile, stated = "spec.deepspeed.microBatchSize", "spec.method.lora.rank", "spec.evaluation.publish"
+    plan = shown_plan(
+        make_spec(micro_batch_size=2),
+        adjustments={adjusted: "4 ran out of memory"},
+        origins={adjusted: Origin.PLANNED, by_profile: Origin.PROFILE, stated: Origin.MANIFEST},
+    )
+    found = {path: (value, origin) for path, value, origin in known_origins(plan)}
+    assert found[adjusted] == (2, "4 ran out of memory")
+    assert found[by_profile] == (4, "profile")
+    assert found[stated] == ("Last", "manifest"), "also where it says what is the default"
+    assert found["spec.hyperparameters.seed"] == (7, "default")
+
+
+def shown_plan(spec: FineTuneJobSpec, **told: Any) -> RunPlan:
+    job = JobReference(namespace="team", name="tiny", uid="7d1c")
+    return RunPlan(job=job, attempt=1, spec=spec, world=world_of(spec, "127.0.0.1", 2), stores={}, **told)
 
 
 def test_full_tuning_has_no_lora_options() -> None:

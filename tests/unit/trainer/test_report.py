@@ -61,8 +61,12 @@ def test_report_tells_everything() -> None:
     assert ["optimizer steps", "60"] in rows
     assert ["began", "2026-09-21 14:13:20 UTC"] in rows
     assert ["perplexity", "24.5", "3.22"] in rows
-    assert ["attempt 2", "30", "8", "2026-09-21 16:14:23 UTC"] in rows
+    assert ["attempt 1", "0", "8", "2026-09-21 14:13:20 UTC", "Suspended"] in rows
+    assert ["attempt 2", "", "", "2026-09-21 16:16:40 UTC", "PodLost, left no checkpoint"] in rows
+    assert ["attempt 3", "30", "8", "2026-09-21 16:19:23 UTC", "published this result"] in rows
+    assert re.findall(r"<title>(attempt \d)</title>", text) == ["attempt 1", "attempt 2", "attempt 3"]
     assert ["spec.hyperparameters.schedule", "linear", "default"] in rows
+    assert ["spec.method.lora.rank", "8", "profile"] in rows
     assert ["training rows that were truncated", "12", "1.3%"] in rows
     headings = ["Course", "Evaluation", "Samples", "Attempts", "Data", "Configuration"]
     assert re.findall(r"<h2>(.*?)</h2>", text) == headings
@@ -96,7 +100,7 @@ def test_report_holds_nothing_that_runs_or_loads() -> None:
 
 
 def test_report_without_anything_but_a_title() -> None:
-    bare = replace(shown_report(), history=History(), evaluation=None, data=None)
+    bare = replace(shown_report(), history=History(), evaluation=None, data=None, past=())
     text = render_report(bare)
     assert "No step was measured." in text
     assert re.findall(r"<h2>(.*?)</h2>", text) == ["Course", "Configuration"]

@@ -16,17 +16,20 @@ from finetune_api.plan import (
     StoreAccess,
     claims_of,
     hub_uses,
+    origins_of,
     store_uses,
     world_of,
 )
 from finetune_api.results import Prepared
 from finetune_api.spec import FineTuneJobSpec, HubAccess
+from finetune_api.status import FineTuneJobStatus
 from finetune_api.upstream import Upstreams, resolved_spec
 from finetune_api.weights import weight_sources
 from finetune_cli.errors import UnsupportedHereError, UsageError
 
 HUB_TOKEN_VARIABLE = "HF_TOKEN"
 LOOPBACK = "127.0.0.1"
+_NEW = FineTuneJobStatus()
 
 
 @dataclass(frozen=True)
@@ -125,13 +128,14 @@ def secret_names(spec: FineTuneJobSpec) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def prepare_plan(job: FineTuneJob, places: Places, master_port: int) -> RunPlan:
-    """The plan of the prepare stage."""
+def prepare_plan(job: FineTuneJob, places: Places, master_port: int, status: FineTuneJobStatus = _NEW) -> RunPlan:
+    """The plan of the prepare stage; ``status`` tells where each field comes from."""
     spec = resolved_spec(job.spec, places.upstreams)
     return RunPlan(
         job=JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
         attempt=0,
         spec=spec,
+        origins=origins_of(status),
         world=world_of(spec, LOOPBACK, master_port),
         stores=local_stores(spec, places.store_url, places.upstreams),
         claims={claim: str(places.claims[claim]) for claim in claims_of(spec)},

@@ -98,7 +98,7 @@ class LocalRun:
 
     def _stages(self) -> int:
         self._set(transitions.preparing(_now(), self.plan, self.places.upstreams))
-        plan = prepare_plan(self.job, self.places, free_port())
+        plan = prepare_plan(self.job, self.places, free_port(), self.status)
         ended = self._run_nodes(Stage.PREPARE, plan, None)
         failure = root_cause(ended)
         if failure:

@@ -14,7 +14,7 @@ from finetune_trainer.data.facts import DataFacts
 from finetune_trainer.data.splitfiles import REPORT_FILE, SUMMARY_FILE, SplitsSummary
 from finetune_trainer.models.sources import base_model_name
 from finetune_trainer.training.checkpoints.history import History
-from finetune_trainer.training.hyperparameters import effective_values
+from finetune_trainer.training.hyperparameters import known_origins
 from finetune_trainer.workspace import Workspace
 
 METRICS, REPORT, SAMPLES = "metrics.jsonl", "report.html", "samples.jsonl"
@@ -29,7 +29,8 @@ def write_records(
         title=f"{plan.job.namespace}/{plan.job.name}",
         provenance=provenance(plan, prepared),
         history=history,
-        settings=tuple(effective_values(plan.spec, plan.adjustments)),
+        settings=tuple(known_origins(plan)),
+        past=plan.past,
         evaluation=evaluation,
         data=_data(workspace),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from finetune_api.plan import PastAttempt
 from finetune_api.results import EvaluationResult
 from finetune_trainer.artifact.charts import Curve, Mark, Panel, Point, Span, draw
 from finetune_trainer.artifact.samples import Answered, Text, answered
@@ -41,6 +42,7 @@ class Report:
         settings: path, value and origin of every field that shaped the run.
         evaluation: before and after, if anything was held out.
         data: what was found in the data, if it is known.
+        past: attempts before the last one, of which the history knows those that left a checkpoint.
     """
 
     title: str
@@ -49,6 +51,7 @@ class Report:
     settings: Sequence[tuple[str, object, str]]
     evaluation: EvaluationResult | None = None
     data: DataFacts | None = None
+    past: Sequence[PastAttempt] = ()
 
 
 def render_report(report: Report) -> str:
@@ -57,14 +60,14 @@ def render_report(report: Report) -> str:
     body = [
         facts([*report.provenance, *_course(history)]),
         heading("Course"),
-        _chart(history),
+        _chart(history, report.past),
         folded("Values as a table", _values(history)),
         *_evaluation(report.evaluation, history.evaluations),
         *_samples(answered(history.samples)),
-        *_attempts(history),
+        *_attempts(history, report.past),
         *_data(report.data),
         heading("Configuration"),
-        paragraph("Every field that shaped this run, and whether the manifest or a default set it."),
+        paragraph("Every field that shaped this run, and who set it: manifest, profile or default."),
         table(("field", "value", "origin"), ((path, _value(value), origin) for path, value, origin in report.settings)),
     ]
     return page(report.title, body)
@@ -96,8 +99,9 @@ def _instants(history: History) -> list[float]:
     return [record.time for kind in records for record in kind if record.time]
 
 
-def _chart(history: History) -> str:
-    timeline = timeline_of(_instants(history))
+def _chart(history: History, past: Sequence[PastAttempt]) -> str:
+    lost = list(_lost_spans(history, past))
+    timeline = timeline_of([*_instants(history), *(instant for span in lost for instant in (span.begin, span.end))])
     if timeline is None:
         return paragraph("No step was measured.")
     ends = [attempt.time for attempt in history.attempts[1:]] + [math.inf]
@@ -106,8 +110,20 @@ def _chart(history: History) -> str:
         for attempt, end in zip(history.attempts, ends, strict=bool(history.attempts))
     ]
     marks = [Mark(f"checkpoint of step {saved.step}", saved.time) for saved in history.checkpoints]
-    picture = draw(_CHART, timeline, tuple(_panels(history)), spans, marks)
+    picture = draw(_CHART, timeline, tuple(_panels(history)), sorted(lost + spans, key=lambda span: span.begin), marks)
     return f'<figure><div class="wide">{picture}</div><figcaption>{paragraph(_READING, "faint")}</figcaption></figure>'
+
+
+def _lost(history: History, past: Sequence[PastAttempt]) -> list[PastAttempt]:
+    """Attempts that left nothing to go on from."""
+    known = {attempt.number for attempt in history.attempts}
+    return [attempt for attempt in past if attempt.number not in known]
+
+
+def _lost_spans(history: History, past: Sequence[PastAttempt]) -> Iterator[Span]:
+    for attempt in _lost(history, past):
+        if attempt.began and attempt.ended:
+            yield Span(f"attempt {attempt.number}", attempt.began.timestamp(), attempt.ended.timestamp())
 
 
 def _last_before(end: float, history: History) -> float:
@@ -201,12 +217,26 @@ def _answer(text: Text | None) -> str:
     return f"{text.text} […]" if text.cut else text.text
 
 
-def _attempts(history: History) -> list[str]:
-    """Attempts and checkpoints that led to the result."""
+def _attempts(history: History, past: Sequence[PastAttempt]) -> list[str]:
+    """Attempts and checkpoints that led to the result, and the attempts that did not."""
     parts = []
-    if history.attempts:
-        rows = ((f"attempt {one.number}", one.step, one.processes, _clock(one.time)) for one in history.attempts)
-        parts += [heading("Attempts"), table(("attempt", "steps done before", "processes", "began"), rows)]
+    outcomes = {attempt.number: attempt.outcome for attempt in past}
+    rows: dict[int, tuple[object, ...]] = {
+        one.number: (
+            f"attempt {one.number}",
+            one.step,
+            one.processes,
+            _clock(one.time),
+            outcomes.get(one.number, "published this result"),
+        )
+        for one in history.attempts
+    }
+    for one in _lost(history, past):
+        began = _clock(one.began.timestamp()) if one.began else ""
+        rows[one.number] = f"attempt {one.number}", "", "", began, f"{one.outcome}, left no checkpoint"
+    if rows:
+        head = ("attempt", "steps done before", "processes", "began", "end")
+        parts += [heading("Attempts"), table(head, (rows[number] for number in sorted(rows)))]
     if history.checkpoints:
         saved = ((f"step {one.step}", _clock(one.time)) for one in history.checkpoints)
         parts.append(folded("Checkpoints", table(("checkpoint", "committed"), saved)))

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
 
 from pydantic import BaseModel
 
 from finetune_api.base import Document
+from finetune_api.plan import RunPlan
 from finetune_api.spec import FineTuneJobSpec, MethodSpec, Optimizer, Precision, Tuning
+from finetune_api.status import Origin
 from finetune_trainer.errors import UserError
 
 _GROUPS = ("method", "hyperparameters", "deepspeed", "evaluation")
 
 
-def effective_values(
-    spec: FineTuneJobSpec, adjustments: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[tuple[str, object, str]]:
-    """Path, value and origin of every field that shapes the training: manifest, default, or why it was adjusted.
+def effective_values(spec: FineTuneJobSpec) -> Iterator[tuple[str, object, str]]:
+    """Path, value and origin of every field that shapes the training, by the values alone: one that equals the default
+    is called one, stated or not. So equal definitions are told in equal words."""
+    return _stated_values(spec)
 
-    The API server writes defaults into the manifest, so a value that equals the default is called one, stated or not.
-    """
-    for path, value, origin in _stated_values(spec):
-        yield path, value, adjustments.get(path, origin)
+
+def known_origins(plan: RunPlan) -> Iterator[tuple[str, object, str]]:
+    """As :func:`effective_values`, with who gave each value: manifest, profile, default, or why it was adjusted."""
+    for path, value, _ in _stated_values(plan.spec):
+        origin = plan.origins.get(path, Origin.DEFAULT).value.lower()
+        yield path, value, plan.adjustments.get(path, origin)
 
 
 def _stated_values(spec: FineTuneJobSpec) -> Iterator[tuple[str, object, str]]:

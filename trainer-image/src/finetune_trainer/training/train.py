@@ -29,7 +29,7 @@ from finetune_trainer.training.checkpoints.session import Checkpoints, Rank
 from finetune_trainer.training.engine import Engine
 from finetune_trainer.training.evaluate import evaluate
 from finetune_trainer.training.heartbeat import AnyPulse, NoPulse, Phase
-from finetune_trainer.training.hyperparameters import effective_values
+from finetune_trainer.training.hyperparameters import known_origins
 from finetune_trainer.training.judgement import best, diverged, evaluation_result, exhausted, with_perplexity
 from finetune_trainer.training.memory import memory_used
 from finetune_trainer.training.metrics import (
@@ -324,5 +324,5 @@ class Training:
 
     def _log_hyperparameters(self) -> None:
         if self._place.rank == 0:
-            for path, value, origin in effective_values(self._spec, self._plan.adjustments):
+            for path, value, origin in known_origins(self._plan):
                 logger.info("%s = %s (%s)", path, value, origin)

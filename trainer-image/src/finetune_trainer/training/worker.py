@@ -110,7 +110,7 @@ class Worker:
             trained.kind,
             self._workspace.model,
             trained.evaluation,
-            {"versions": library_versions()},
+            {"versions": library_versions(), "origins": dict(self._plan.origins)},
         )
         return StageOutcome(stage=Stage.PUBLISH, artifact=artifact, evaluation=trained.evaluation)
 
