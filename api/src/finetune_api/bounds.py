@@ -57,10 +57,31 @@ def out_of_bounds(spec: FineTuneJobSpec, profile: FineTuneProfileSpec, namespace
         *_prefixes(spec, bounds, namespace),
         *_endpoints(spec, bounds.endpoints),
         *_chosen(spec, bounds),
+        *_named("spec.output.serviceAccountName", spec.output.service_account_name, bounds.service_accounts),
+        *outside_run_policy(spec, profile),
         *_numbers(spec, bounds.limits or LimitsSpec()),
         *_shape(spec, profile.node),
         *_selected(spec, profile),
     )
+
+
+def outside_run_policy(spec: FineTuneJobSpec, profile: FineTuneProfileSpec) -> tuple[Violation, ...]:
+    """What is out of bounds among the names that may change while a job runs."""
+    bounds = profile.bounds or BoundsSpec()
+    return (
+        *_named("spec.queueName", spec.queue_name, bounds.queues, needed=True),
+        *_named("spec.priorityClassName", spec.priority_class_name, bounds.priority_classes),
+    )
+
+
+def _named(field: str, name: str | None, allowed: tuple[str, ...] | None, needed: bool = False) -> Iterator[Violation]:
+    """``needed``: without a name the job would not be bounded at all."""
+    if allowed is None or (name is None and not needed):
+        return
+    if name is None or not any(fnmatch.fnmatchcase(name, _pattern(item)) for item in allowed):
+        remedies = ("set it to one of these",) * bool(allowed) + ("remove it",) * (not needed)
+        remedy = " or ".join(remedies) or "ask for another profile"
+        yield Violation(field, name, f"the profile allows {_listed(allowed)}", remedy)
 
 
 def too_many_steps(profile: FineTuneProfileSpec, steps: int) -> Violation | None:

@@ -21,6 +21,7 @@ _LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-
 _PREFIX = r"^(s3|hf|pvc|job|https)://[!-~]*$"
 _ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
+NamePattern = Annotated[str, Field(pattern=r"^[-a-z0-9.*]+$", max_length=253)]
 Prefix = Annotated[str, Field(pattern=_PREFIX, max_length=1024)]
 LabelKey = Annotated[str, Field(pattern=_LABEL_KEY, min_length=1, max_length=317)]
 Labels = dict[str, Annotated[str, Field(max_length=63)]]
@@ -253,6 +254,34 @@ class BoundsSpec(Document):
     tunings: Annotated[
         tuple[Tuning, ...] | None,
         Field(default=None, max_length=16, description="Values of method.tuning.", json_schema_extra=_ATOMIC),
+    ]
+    queues: Annotated[
+        tuple[NamePattern, ...] | None,
+        Field(
+            default=None,
+            max_length=64,
+            description="Names of queueName, in which * stands for any characters. A job must then be in one of them.",
+            json_schema_extra=_ATOMIC,
+        ),
+    ]
+    priority_classes: Annotated[
+        tuple[NamePattern, ...] | None,
+        Field(
+            default=None,
+            max_length=64,
+            description="Names of priorityClassName, in which * stands for any characters. A job may name none.",
+            json_schema_extra=_ATOMIC,
+        ),
+    ]
+    service_accounts: Annotated[
+        tuple[NamePattern, ...] | None,
+        Field(
+            default=None,
+            max_length=64,
+            description="Names of output.serviceAccountName, in which * stands for any characters. A job may name "
+            "none.",
+            json_schema_extra=_ATOMIC,
+        ),
     ]
     limits: Annotated[LimitsSpec | None, Field(default=None, description="Ranges of numbers.")]
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api import progression
-from finetune_api.bounds import too_many_steps
+from finetune_api.bounds import outside_run_policy, too_many_steps
 from finetune_api.conditions import Phase
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, FailureClass, Stage, deadline_exceeded
@@ -243,6 +243,8 @@ def _begin(turn: _Turn) -> Decision:
     """Prepares the next attempt, then starts it."""
     if problem := refusal(turn.job.spec.output.service_account_name, turn.job.metadata.namespace, turn.seen.account):
         return _awaited(turn, Reason.SERVICE_ACCOUNT_REFUSED, problem, turn.status.start_time)
+    if outside := outside_run_policy(turn.job.spec, turn.profile) if turn.profile else ():
+        return _fail(turn, Reason.OUT_OF_BOUNDS, failure_of(FailureClass.USER_ERROR, "; ".join(map(str, outside))))
     prepared = progression.prepared_from(turn.status, turn.number)
     if prepared:
         return _start(turn, prepared)

@@ -82,6 +82,36 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
         {},
         "spec.output.s3.endpointURL: is not set: the profile allows https://store.example; set it to one of these",
     ),
+    "queue": (
+        {"queues": ["team-a", "batch-*"]},
+        {"queueName": "batch-low"},
+        {"queueName": "team-b"},
+        "spec.queueName: team-b: the profile allows team-a, batch-*; set it to one of these",
+    ),
+    "no queue": (
+        {"queues": ["team-a"]},
+        {"queueName": "team-a"},
+        {},
+        "spec.queueName: is not set: the profile allows team-a; set it to one of these",
+    ),
+    "priority": (
+        {"priorityClasses": ["low"]},
+        {},
+        {"priorityClassName": "system-node-critical"},
+        "spec.priorityClassName: system-node-critical: the profile allows low; set it to one of these or remove it",
+    ),
+    "no priority at all": (
+        {"priorityClasses": []},
+        {},
+        {"priorityClassName": "low"},
+        "spec.priorityClassName: low: the profile allows none; remove it",
+    ),
+    "account": (
+        {"serviceAccounts": ["trainer-*"]},
+        {"output": {"serviceAccountName": "trainer-a"}},
+        {"output": {"serviceAccountName": "admin"}},
+        "spec.output.serviceAccountName: admin: the profile allows trainer-*; set it to one of these or remove it",
+    ),
     "objective": (
         {"objectives": ["sft"]},
         {},

@@ -168,6 +168,18 @@ def test_epochs_that_come_to_too_many_steps_never_get_a_training_pod() -> None:
     assert failure.message.startswith("spec.hyperparameters.epochs: 5 optimizer steps: at most 4")
 
 
+@pytest.mark.parametrize("changed", [{"priorityClassName": "system-node-critical"}, {"queueName": "team-b"}])
+def test_a_name_that_was_changed_to_one_outside_gets_no_pods(changed: Object) -> None:
+    given = profile(default=True, bounds={"queues": ["team-a"], "priorityClasses": ["low"]})
+    document = remembered(stored(queueName="team-a"), look(stored(queueName="team-a"), given))
+    assert look(document).create
+    decision = look(merged(document, {"spec": changed}))
+    assert decision.create == ()
+    [(field, name)] = changed.items()
+    message = condition(status_of(decision), ConditionType.FAILED)[2]
+    assert message.startswith(f"spec.{field}: {name}: the profile allows ")
+
+
 def test_the_fields_tell_of_every_job_what_prepare_found_room_for() -> None:
     ended = batch_job(Stage.PREPARE, ended="Complete")
     outcome = pod(Stage.PREPARE, phase="Succeeded", exit_code=0, outcome=prepare_outcome())
