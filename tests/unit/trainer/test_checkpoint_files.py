@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -283,3 +284,59 @@ def test_step_of_a_folder(folder: str, step: int | None) -> None:
 def test_history_of_another_version_is_refused(line: str) -> None:
     with pytest.raises(Incompatible):
         load_history(line.encode())
+
+
+def resealed(folders: Folders, name: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes what a committed checkpoint says, as somebody can who may write to the store."""
+    place = folders.place(name).child(COMMITTED)
+    document = json.loads(folders.store.read(place).rpartition(b"\n")[0])
+    change(document)
+    content = json.dumps(document).encode()
+    folders.store.put(place, content + b"\n" + hashlib.sha256(content).hexdigest().encode())
+
+
+def test_a_checkpoint_of_a_billion_processes_allocates_nothing(folders: Folders) -> None:
+    name = save(folders, 3)
+    resealed(folders, name, lambda document: document.update(worldSize=10**12))
+    assert folders.manifest(name, RUN_ID) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda shard: shard["file"].update(size=2**40, sums=["00000000"] * 2**17), "instead of 1099511627776"),
+        (lambda shard: shard["parts"][0]["options"].update(params=1), "has the option params"),
+        (lambda shard: shard.update(parts=[]), "it does not hold weight"),
+        (lambda shard: shard["parts"][0]["slices"][0].update(parameter="other"), "it does not hold weight"),
+        (lambda shard: shard["parts"][0]["slices"][0].update(start=1), "lacks elements 0 to 10"),
+    ],
+    ids=["larger than it is", "foreign option", "no parts", "other parameter", "elements that are missing"],
+)
+def test_a_checkpoint_that_was_made_to_do_harm(folders: Folders, change: Callable[[Any], object], reason: str) -> None:
+    name = save(folders, 3)
+    resealed(folders, name, lambda document: change(document["shards"][0]))
+    manifest = folders.manifest(name, RUN_ID)
+    assert manifest
+    with pytest.raises((Damaged, Incompatible), match=reason):
+        Loader(folders.store, folders.place(name), manifest, 0, 1).load([live(fresh=True)])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["step", {"step": "<script>", "total_steps": 2}],
+        ["evaluation", {"step": 1, "loss": "<script>alert(1)</script>"}],
+        ["evaluation", {"step": 1, "loss": 1.0, "metrics": {"a": [1]}}],
+        ["checkpoint", {"step": 1, "time": 1.0, "more": 1}],
+        ["__import__", {}],
+        {"step": 1},
+    ],
+)
+def test_metrics_that_are_none(line: Any) -> None:
+    with pytest.raises(Incompatible):
+        load_history(json.dumps(line).encode())
+
+
+def test_metrics_that_are_nested_without_end() -> None:
+    with pytest.raises(Incompatible):
+        load_history(b"[" * 200_000)

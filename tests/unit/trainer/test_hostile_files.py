@@ -13,6 +13,7 @@ from finetune_trainer.errors import NotSafetensors
 from finetune_trainer.models.safetensors_header import read_file_header
 from finetune_trainer.training.checkpoints.format import Unsealed, manifest_of
 
+RUN_ID = "r-" + "0" * 20
 UNREADABLE = "its header is not readable"
 
 
@@ -25,6 +26,15 @@ def tensor(**fields: Any) -> bytes:
     """A file with a header of one tensor of eight bytes, with other fields."""
     entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | fields
     return headed(json.dumps({"weight": entry}).encode(), bytes(8))
+
+
+def tensors(*offsets: list[int]) -> bytes:
+    """A file with tensors a, b, … of eight bytes each at these offsets."""
+    header = {
+        name: {"dtype": "F32", "shape": [2], "data_offsets": [*place]}
+        for name, place in zip("ab", offsets, strict=True)
+    }
+    return headed(json.dumps(header).encode(), bytes(max(end for _, end in offsets)))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +52,18 @@ def tensor(**fields: Any) -> bytes:
         (tensor(data_offsets=[0]), UNREADABLE),
         (tensor(shape=[2**40]), "the tensor weight has another size than its shape says"),
         (tensor(shape=[3]), "the tensor weight has another size than its shape says"),
+        (tensor(shape=[-2, -1]), UNREADABLE),
+        (tensor(shape=[2.0]), UNREADABLE),
+        (tensor(shape="ab"), UNREADABLE),
+        (tensor(shape=[True, 2]), UNREADABLE),
+        (tensor(shape=float("nan")), UNREADABLE),
+        (tensor(dtype=["F32"]), UNREADABLE),
+        (tensor(dtype="X99", data_offsets=[-8, 8]), UNREADABLE),
+        (tensor(data_offsets=["9" * 5000, 8]), UNREADABLE),
+        (tensors([0, 8], [0, 8]), "the tensor b does not begin where the one before it ends"),
+        (tensors([0, 8], [4, 12]), "the tensor b does not begin where the one before it ends"),
+        (tensors([0, 8], [16, 24]), "the tensor b does not begin where the one before it ends"),
+        (headed(b'{"a": 1, "a": 2}'), UNREADABLE),
     ],
     ids=[
         "empty",
@@ -56,6 +78,18 @@ def tensor(**fields: Any) -> bytes:
         "half an offset",
         "shape of terabytes",
         "wrong shape",
+        "negative shape",
+        "broken shape",
+        "text for a shape",
+        "truth for a shape",
+        "no number for a shape",
+        "list for a type",
+        "offset before the file",
+        "number of thousands of digits",
+        "two tensors in one place",
+        "overlapping tensors",
+        "a gap for something else",
+        "one name twice",
     ],
 )
 def test_hostile_weights(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -66,50 +100,73 @@ def test_hostile_weights(tmp_path: Path, content: bytes, reason: str) -> None:
     assert refused.value.reason.startswith(reason)
 
 
-def manifest(file: dict[str, Any], vector: dict[str, Any]) -> bytes:
+def manifest(file: dict[str, Any], vector: dict[str, Any], **part: Any) -> bytes:
     """A sealed manifest of one shard with one vector: whoever may write to the store can seal it as well."""
     stored = {"name": "rank-00000.safetensors", "size": 100, "sums": ["00000000"]} | file
     flat = {"key": "master", "dtype": "F32", "shape": [4], "begin": 64, "length": 16} | vector
+    whole = {"elements": 4, "slices": [], "vectors": [flat]} | part
     document = {
         "format": 1,
-        "runID": "r-" + "0" * 20,
+        "runID": RUN_ID,
         "step": 3,
         "worldSize": 1,
         "attempt": 1,
         "created": "2026-01-01T00:00:00Z",
-        "shards": [{"rank": 0, "file": stored, "parts": [{"elements": 4, "slices": [], "vectors": [flat]}]}],
+        "shards": [{"rank": 0, "file": stored, "parts": [whole]}],
         "history": {"name": "history.jsonl", "size": 0, "sums": []},
     }
-    content = json.dumps(document).encode()
-    return content + b"\n" + hashlib.sha256(content).hexdigest().encode()
+    return seal(json.dumps(document).encode())
+
+
+def seal(document: bytes) -> bytes:
+    return document + b"\n" + hashlib.sha256(document).hexdigest().encode()
+
+
+def other(key: str, begin: int) -> dict[str, Any]:
+    """A second vector beside the usual one."""
+    usual = {"key": "master", "dtype": "F32", "shape": [4], "begin": 64, "length": 16}
+    return {"vectors": [usual, {"key": key, "dtype": "F32", "shape": [4], "begin": begin, "length": 16}]}
 
 
 def test_an_honest_manifest_is_read() -> None:
-    assert manifest_of(manifest({}, {})).step == 3
+    assert manifest_of(manifest({}, {}, **other("exp_avg", 80))).step == 3
 
 
 @pytest.mark.parametrize(
-    ("file", "vector"),
+    ("file", "vector", "part"),
     [
-        ({"name": "../../other/rank-00000.safetensors"}, {}),
-        ({"name": "kept/.."}, {}),
-        ({"name": "kept/../x"}, {}),
-        ({"name": "/etc/passwd"}, {}),
-        ({"name": ".hidden"}, {}),
-        ({"size": -1}, {}),
-        ({}, {"shape": [2**50], "length": 2**52}),
-        ({}, {"shape": [2**50]}),
-        ({}, {"shape": [-2, -2]}),
-        ({}, {"begin": 90}),
-        ({}, {"dtype": "object"}),
+        ({"name": "../../other/rank-00000.safetensors"}, {}, {}),
+        ({"name": "kept/.."}, {}, {}),
+        ({"name": "kept/../x"}, {}, {}),
+        ({"name": "/etc/passwd"}, {}, {}),
+        ({"name": ".hidden"}, {}, {}),
+        ({"size": -1}, {}, {}),
+        ({"sums": []}, {}, {}),
+        ({"sums": ["00000000"] * 10_000}, {}, {}),
+        ({"size": 2**60}, {"shape": [2**57], "length": 2**59}, {}),
+        ({}, {"shape": [2**50], "length": 2**52}, {}),
+        ({}, {"shape": [2**50]}, {}),
+        ({}, {"shape": [-2, -2]}, {}),
+        ({}, {"begin": 90}, {}),
+        ({}, {"dtype": "object"}, {}),
+        ({}, {"key": "exp_avg"}, {}),
+        ({}, {}, other("exp_avg", 64)),
+        ({}, {}, other("exp_avg", 72)),
+        ({}, {}, other("master", 80)),
+        ({}, {}, {"elements": -1}),
+        ({}, {}, {"slices": [{"parameter": "w", "start": 0, "length": 5, "offset": 0}]}),
+        ({}, {}, {"slices": [{"parameter": "w", "start": 0, "length": 1, "offset": 4}]}),
+        ({}, {}, {"slices": [{"parameter": "w", "start": -1, "length": 1, "offset": 0}]}),
+        ({}, {}, {"options": {"lr": {"a": 1}}}),
+        ({}, {}, {"numbers": {"count": "__import__('os')"}}),
     ],
 )
-def test_hostile_checkpoints(file: dict[str, Any], vector: dict[str, Any]) -> None:
+def test_hostile_checkpoints(file: dict[str, Any], vector: dict[str, Any], part: dict[str, Any]) -> None:
     with pytest.raises(Unsealed):
-        manifest_of(manifest(file, vector))
+        manifest_of(manifest(file, vector, **part))
 
 
 @pytest.mark.parametrize("document", [b"[" * 200_000, b'{"shards":' * 100_000, b"\x80\x04N.", b"\xff" * 100])
 def test_sealed_nonsense(document: bytes) -> None:
     with pytest.raises(Unsealed):
-        manifest_of(document + b"\n" + hashlib.sha256(document).hexdigest().encode())
+        manifest_of(seal(document))

@@ -351,6 +351,19 @@ def test_a_published_run_is_adopted(place: Place, tmp_path: Path) -> None:
     assert again.model_copy(update={"adopted": None, "adopted_evaluation": None}) == prepared
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_adoption_removes_the_checkpoints_that_a_killed_rank_left(place: Place, tmp_path: Path, keep: bool) -> None:
+    _, prepared = published(place, tmp_path)
+    left = f"results/team-a/haiku/_checkpoints/{prepared.run_id}/step-000000004-ab12cd34"
+    others = "results/team-a/haiku/_checkpoints/r-00000000000000000000/step-000000004-ab12cd34"
+    for name in ("COMMITTED", "rank-00000.safetensors"):
+        place.put(f"{left}/{name}", b"left")
+        place.put(f"{others}/{name}", b"another run's")
+    assert run(place, checkpoint={"keepAfterSuccess": keep}).adopted
+    assert len(place.keys(left)) == (2 if keep else 0)
+    assert len(place.keys(others)) == 2
+
+
 def test_a_run_of_another_job_is_not_adopted(folder_place: Place, tmp_path: Path) -> None:
     published(folder_place, tmp_path)
     assert run(folder_place, name="other").adopted is None

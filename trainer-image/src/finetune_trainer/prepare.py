@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune_api.layout import probe_object
+from finetune_api.layout import checkpoints_prefix, probe_object
 from finetune_api.plan import OUTPUT, RunPlan, total_steps
 from finetune_api.results import Prepared
 from finetune_api.runid import run_id, training_definition
@@ -18,6 +18,7 @@ from finetune_trainer.models.architectures import Config, why_not_together
 from finetune_trainer.models.fits import check_options, check_parts
 from finetune_trainer.models.sources import Model, open_model
 from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.training.checkpoints.folders import Folders
 from finetune_trainer.workspace import workspace_of
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def prepare(plan: RunPlan, environment: Mapping[str, str]) -> Prepared:
     if published is None:
         return prepared
     logger.info("the run is published already: %s", published.artifact.uri)
+    remove_checkpoints(plan, environment, prepared.run_id)
     return prepared.model_copy(update={"adopted": published.artifact, "adopted_evaluation": published.evaluation})
 
 
@@ -107,6 +109,15 @@ def refuse_unfit_adapter(spec: FineTuneJobSpec, model: Model, scratch: Path) -> 
     from finetune_trainer.models.initial import check_tensors
 
     check_tensors(model.folder, spec, model.adapter.shapes(scratch), model.adapter.named)
+
+
+def remove_checkpoints(plan: RunPlan, environment: Mapping[str, str], run_id: str) -> None:
+    """Removes the checkpoints of a published run, unless they are to be kept: who published it may have been killed
+    before it could."""
+    if plan.spec.checkpoint.keep_after_success:
+        return
+    prefix = checkpoints_prefix(plan.spec.output.destination, plan.job.namespace, plan.job.name, run_id)
+    Folders(store_of(plan, OUTPUT, environment), prefix).remove_all()
 
 
 def resolve(plan: RunPlan, model: Model, data: PreparedData) -> Prepared:

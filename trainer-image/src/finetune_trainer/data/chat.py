@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,19 +18,35 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import LoopContext, Macro
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from finetune_trainer.data.bounded import BYTES, Bounded, TookTooLong
 from finetune_trainer.data.examples import Conversation, Message
 from finetune_trainer.data.messages import tool_name
 from finetune_trainer.errors import BadRow, UserError
 
 # Of the private use area at both ends, so that hardly any content begins or ends alike.
+_MOST_TOLD = 2000
 _SENTINEL = "\ue0f1the turn\ue0f1"
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # Templates that print the date print this one: the same rows must give the same tokens on every day.
 _DATE = datetime(2024, 7, 26)
-_FAULTS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_FAULTS = (
+    jinja2.TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+    TookTooLong,
+)
+# Where Python's own compiler gives up on what jinja2 makes of a template.
+_COMPILER_FAULTS = (SyntaxError, SystemError)
+# Of what templates compute: far more than any says, and little enough for one operation to be over soon.
+_MOST_CHARACTERS, _MOST_BITS = 1 << 24, 1 << 12
 
 _OF_DICTIONARIES = frozenset(dir(dict))
 _OF_LOOPS = frozenset({"first", "last", "index", "index0"})
@@ -112,6 +128,14 @@ def _refuse_private(name: str) -> None:
 class _Sandbox(ImmutableSandboxedEnvironment):
     """jinja2's sandbox with a short way to what templates look up most; what they find is the same."""
 
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """A product or a power, unless it is so large that it would take all time or memory in a single operation."""
+        if _is_too_large(operator, left, right):
+            raise jinja2.exceptions.SecurityError(f"the result of {operator} is too large")
+        return super().call_binop(context, operator, left, right)
+
     def getattr(self, obj: Any, attribute: str) -> Any:
         """A place in a loop, an entry of a dictionary, or what jinja2 finds."""
         kind = type(obj)
@@ -122,12 +146,29 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
 
+def _is_too_large(operator: str, left: Any, right: Any) -> bool:
+    if isinstance(left, int) and isinstance(right, int):
+        factor = abs(right) if operator == "**" else 1
+        return left.bit_length() * factor + (right.bit_length() if operator == "*" else 0) > _MOST_BITS
+    for content, times in ((left, right), (right, left)):
+        if isinstance(content, Sized) and isinstance(times, int):
+            return len(content) * times > _MOST_CHARACTERS
+    return False
+
+
 def _environment() -> jinja2.Environment:
     """The environment in which transformers renders templates (chat_template_utils), but for the date."""
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlocks, loopcontrols])
 
-    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+    def to_json(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        # No other options, as in transformers: some take functions, which would be called outside of the sandbox.
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
@@ -157,13 +198,14 @@ class ChatTemplate:
         stop_tokens: Collection[str],
         field: str = MODEL_FIELD,
     ) -> None:
-        self._field = field
+        self._field, self._bounded = field, Bounded()
         environment = _environment()
         self._blocks: _GenerationBlocks = environment.generation_blocks  # type: ignore[attr-defined]
         try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise self._unusable(f"is not valid: {error}", "correct it") from error
+            with self._bounded:
+                self._template = environment.from_string(source)
+        except (*_FAULTS, *_COMPILER_FAULTS) as error:
+            raise self._unusable(f"is not valid: {_told(error)}", "correct it") from error
         # A chain of mappings at first, of which each rendering would make one dictionary anew, entry by entry.
         self._template.globals = dict(self._template.globals)
         self._marked = bool(_MARK.search(source))
@@ -235,11 +277,12 @@ class ChatTemplate:
         given = {"messages": list(messages), "tools": list(tools) or None, "documents": None}
         context = {**self._variables, **given, "add_generation_prompt": prompt}
         try:
-            if not self._marked:
-                return self._template.render(context), ()
-            return self._blocks.render(self._template.generate(context))
+            with self._bounded:
+                if not self._marked:
+                    return self._template.render(context), ()
+                return self._blocks.render(self._template.generate(context))
         except _FAULTS as error:
-            raise BadRow(f"the chat template refuses it: {error}") from error
+            raise BadRow(f"the chat template refuses it: {_told(error)}") from error
 
     def _turn(self, messages: Sequence[Message], index: int, text: str, tools: Sequence[Message]) -> Span:
         """Range of one assistant turn's text, found by what changes when it says something else and calls nothing."""
@@ -302,6 +345,12 @@ class ChatTemplate:
     def _unusable(self, why: str, remedy: str) -> UserError:
         place = "in the model's chat template" if self._field == MODEL_FIELD else f"in {self._field}"
         return UserError(f"the chat template of {self._field} {why}", f"{place}: {remedy}")
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"it takes more than {BYTES >> 20} MiB"
+    return str(error)[:_MOST_TOLD] or type(error).__name__
 
 
 def _difference(text: str, changed: str) -> Span:

@@ -16,6 +16,7 @@ from finetune_api.uris import ClaimLocation, HubFiles, S3Location, WebFile, pars
 from finetune_trainer.data.filekinds import SUFFIXES, FileKind, kind_in_folder, kind_of_file
 from finetune_trainer.data.webfiles import WebDataFile
 from finetune_trainer.errors import DataError, UserError
+from finetune_trainer.storage.claims import inside
 from finetune_trainer.storage.digests import DigestMemory, file_sha256
 from finetune_trainer.storage.interface import CHUNK_BYTES, ObjectStore, StoredObject
 from finetune_trainer.storage.s3 import store_of
@@ -63,14 +64,18 @@ class MountedFile:
 
     uri: str
     path: Path
+    claim: Path
 
     def sha256(self) -> str:
-        return file_sha256(self.path)
+        return file_sha256(self._file())
 
     def chunks(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
+        with self._file().open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
+
+    def _file(self) -> Path:
+        return inside(self.claim, self.path, self.uri)
 
 
 @dataclass(frozen=True)
@@ -153,11 +158,12 @@ class Finder:
         }
 
     def _mounted(self, location: ClaimLocation) -> tuple[DataFile | None, dict[str, DataFile]]:
-        root = Path(self._plan.claims[location.claim]) / location.path
+        claim = Path(self._plan.claims[location.claim])
+        root = claim / location.path
         if root.is_file():
-            return MountedFile(str(location), root), {}
+            return MountedFile(str(location), root, claim), {}
         names = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-        return None, {name: MountedFile(f"{location}/{name}", root / name) for name in names}
+        return None, {name: MountedFile(f"{location}/{name}", root / name, claim) for name in names}
 
     def _on_hub(
         self, location: HubFiles, source: DataSource, field: str

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.data.bounded import BYTES, Bounded, TookTooLong
 from finetune_trainer.data.datafiles import DigestedFile
 from finetune_trainer.data.filekinds import Compression, FileKind, Layout
 from finetune_trainer.data.rows import json_object, lines
@@ -24,6 +25,10 @@ NumberedRow = tuple[int, dict[str, Any] | BadRow]
 # What the compressed half of a chunk can grow to has to fit into memory.
 _ZSTANDARD_BYTES = 1 << 16
 _PARQUET_ROWS = 256
+# Far more than a batch of rows takes.
+_PARQUET_SECONDS = 120.0
+# Text of people shrinks to a tenth; rows that are made by a program, to a fiftieth.
+_MOST_GROWTH, _HARMLESS_BYTES = 200, 1 << 30
 
 
 def read_rows(file: DigestedFile, scratch: Path, limit: int | None = None) -> Iterator[NumberedRow]:
@@ -57,13 +62,41 @@ def _plain(kind: FileKind, content: Iterator[bytes], uri: str) -> Iterator[bytes
     if kind.compression is Compression.NONE:
         yield from content
         return
+    growth = _Growth(uri)
     with _damage(uri, kind.compression):
         if kind.compression is Compression.ZSTANDARD:
-            yield from _zstandard(content)
+            yield from growth.checked(_zstandard(growth.counted(content)))
             return
-        with _opened(kind.compression, io.BufferedReader(_Chunks(content), CHUNK_BYTES)) as file:
-            while piece := file.read(CHUNK_BYTES):
-                yield piece
+        with _opened(kind.compression, io.BufferedReader(_Chunks(growth.counted(content)), CHUNK_BYTES)) as file:
+            yield from growth.checked(iter(lambda: file.read(CHUNK_BYTES), b""))
+
+
+class _Growth:
+    """How much larger a file becomes: one of a few megabytes can be made to become terabytes."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri, self._before, self._after = uri, 0, 0
+
+    def counted(self, content: Iterable[bytes]) -> Iterator[bytes]:
+        """The compressed bytes, as they are."""
+        for chunk in content:
+            self._before += len(chunk)
+            yield chunk
+
+    def checked(self, content: Iterable[bytes]) -> Iterator[bytes]:
+        """What they become.
+
+        Raises:
+            DataError: that is out of all proportion.
+        """
+        for piece in content:
+            self._after += len(piece)
+            if self._after > _HARMLESS_BYTES and self._after > _MOST_GROWTH * self._before:
+                raise DataError(
+                    f"{self._uri} grows to more than {_MOST_GROWTH} times its size when it is decompressed",
+                    "upload the rows without compression, if there are really so many that are alike",
+                )
+            yield piece
 
 
 def _opened(compression: Compression, raw: io.BufferedReader) -> gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
@@ -130,6 +163,17 @@ class _Chunks(io.RawIOBase):
         return count
 
 
+def _each_row(bounded: Bounded, batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
+    """Rows of batches, each of which may ask for any amount of memory."""
+    while True:
+        with bounded:
+            batch = next(batches, None)
+            rows = batch.to_pylist() if batch is not None else None
+        if rows is None:
+            return
+        yield from rows
+
+
 def _parquet_rows(file: DigestedFile, scratch: Path) -> Iterator[NumberedRow]:
     """Rows of a Parquet file, which has to lie on a disk since its index is at its end."""
     import pyarrow
@@ -143,12 +187,15 @@ def _parquet_rows(file: DigestedFile, scratch: Path) -> Iterator[NumberedRow]:
             copy.write(chunk)
     try:
         with pyarrow.parquet.ParquetFile(path, memory_map=False, pre_buffer=False, buffer_size=CHUNK_BYTES) as table:
-            number = 0
-            for batch in table.iter_batches(_PARQUET_ROWS, use_threads=False):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+            bounded, batches = Bounded(_PARQUET_SECONDS), table.iter_batches(_PARQUET_ROWS, use_threads=False)
+            yield from enumerate(_each_row(bounded, batches), start=1)
         pool.release_unused()
+    except (MemoryError, TookTooLong) as error:
+        raise DataError(
+            f"{file.uri} is no usable Parquet file: {_PARQUET_ROWS} rows of it take more than {BYTES >> 20} MiB or "
+            f"{_PARQUET_SECONDS:.0f} s",
+            "write the file again, with shorter rows",
+        ) from error
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         # Arrow names the copy; its first line has the reason.
         reason = str(error).splitlines()[0].replace(str(path), file.uri)

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from finetune_api.base import Document
 from finetune_api.results import Digest, SplitSummary
@@ -35,7 +38,8 @@ class SplitsSummary(Document):
 
     train: SplitSummary
     validation: SplitSummary | None = None
-    files: Mapping[str, Digest]
+    # Names become paths on this machine.
+    files: Mapping[Annotated[str, Field(pattern=rf"^({TRAIN}|{VALIDATION})-\d{{5,9}}\.safetensors$")], Digest]
     facts: DataFacts | None = None
 
     def shards(self, split: str) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from finetune_api.plan import OUTPUT, RunPlan
 from finetune_api.uris import S3Location, parse_destination
@@ -24,7 +25,7 @@ from finetune_trainer.data.splitfiles import (
     SplitsSummary,
     write_split_file,
 )
-from finetune_trainer.errors import StorageError
+from finetune_trainer.errors import NotSafetensors, StorageError
 from finetune_trainer.models.tensors import TensorFile
 from finetune_trainer.storage.s3 import store_of
 
@@ -131,6 +132,15 @@ class _Shard:
         self.offsets = file.bits("offsets").view(np.int64)
         self.paired = "paired" in file.tensors
         self.desirable = file.bits("desirable") if "desirable" in file.tensors else None
+        self._check()
+
+    def _check(self) -> None:
+        """Rows are found by offsets alone."""
+        ends = int(self.offsets[0]), int(self.offsets[-1])
+        if ends != (0, len(self.input_ids)) or len(self.loss_mask) != len(self.input_ids):
+            raise NotSafetensors("its rows do not cover its tokens")
+        if (np.diff(self.offsets) < 0).any():
+            raise NotSafetensors("a row of it ends before it begins")
 
 
 @dataclass(frozen=True)
@@ -150,7 +160,7 @@ def fetch_splits(plan: RunPlan, environment: Mapping[str, str], into: Path) -> S
     if plan.prepared is None:
         raise StorageError("the plan has no prepared data", "run the prepare stage first")
     store, folder = store_of(plan, OUTPUT, environment), parse_destination(plan.prepared.data_uri)
-    summary = SplitsSummary.model_validate_json(store.read(folder.child(SUMMARY_FILE)))
+    summary = _summary(store.read(folder.child(SUMMARY_FILE)), folder)
     into.mkdir(parents=True, exist_ok=True)
     for name, digest in summary.files.items():
         store.download(folder.child(name), into / name)
@@ -159,6 +169,16 @@ def fetch_splits(plan: RunPlan, environment: Mapping[str, str], into: Path) -> S
         store.download(folder.child(REPORT_FILE), into / REPORT_FILE)
     (into / SUMMARY_FILE).write_text(summary.to_json())
     return open_splits(into)
+
+
+def _summary(content: bytes, folder: S3Location) -> SplitsSummary:
+    try:
+        return SplitsSummary.model_validate_json(content)
+    except ValidationError as error:
+        place = folder.child(SUMMARY_FILE)
+        raise StorageError(
+            f"{place} is damaged: it is not what prepare wrote", f"delete {place} and run again"
+        ) from error
 
 
 def open_splits(folder: Path) -> Splits:

@@ -218,6 +218,7 @@ def _json_file(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path.name} of spec.model.source is not JSON: {error}", "copy the model again") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path.name} of spec.model.source is not JSON: {reason}", "copy the model again") from error
     return content if isinstance(content, dict) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from peft import (
     LoraConfig,
     PeftConfig,
     PeftModel,
+    PeftType,
     TaskType,
     get_peft_model,
     get_peft_model_state_dict,
@@ -21,10 +23,29 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from finetune_api.spec import FineTuneJobSpec, LoraOptions, Objective
-from finetune_trainer.errors import UserError
+from finetune_trainer.errors import NotSafetensors, UserError
 from finetune_trainer.models.merge import merge_into_base
+from finetune_trainer.models.modelfiles import ADAPTER_CONFIG, ADAPTER_WEIGHTS, parse_json
+from finetune_trainer.models.safetensors_header import read_file_header
 
 ALL_LINEAR = "all-linear"
+# What a LoRA adapter of this trainer may have in its configuration; everything else has PEFT's own default.
+_OWN_FIELDS = frozenset(
+    {
+        "base_model_name_or_path",
+        "inference_mode",
+        "lora_alpha",
+        "lora_dropout",
+        "modules_to_save",
+        "peft_type",
+        "peft_version",
+        "r",
+        "target_modules",
+        "task_type",
+        "use_dora",
+        "use_rslora",
+    }
+)
 
 
 def add_adapter(base: PreTrainedModel, spec: FineTuneJobSpec, dtype: torch.dtype) -> PeftModel:
@@ -99,12 +120,50 @@ def without_adapter(base: PreTrainedModel, folder: Path) -> torch.nn.Module:
 
 
 def _read_config(folder: Path) -> LoraConfig:
+    _check_config(parse_json("the adapter", ADAPTER_CONFIG, (folder / ADAPTER_CONFIG).read_bytes()))
     config = PeftConfig.from_pretrained(str(folder))
-    if not isinstance(config, LoraConfig):
-        raise UserError(
-            f"spec.model.source is an adapter of the type {config.peft_type}", "start from a model or a LoRA adapter"
-        )
+    assert isinstance(config, LoraConfig)
+    _check_rank(folder, config.r)
     return config
+
+
+def _check_config(document: Mapping[str, Any]) -> None:
+    """Lets nothing through to PEFT that this trainer does not write: some of its fields name modules to import or
+    files to read, or are regular expressions that may take for ever."""
+    if document.get("peft_type") != PeftType.LORA.value:
+        raise UserError(
+            f"spec.model.source is an adapter of the type {document.get('peft_type')}",
+            "start from a model or a LoRA adapter",
+        )
+    targets = document.get("target_modules")
+    usual = LoraConfig().to_dict()  # type: ignore[no-untyped-call]
+    odd = [name for name, value in document.items() if name not in _OWN_FIELDS and value and value != usual.get(name)]
+    if not isinstance(targets, list) or not all(isinstance(name, str) for name in targets):
+        odd.append("target_modules")
+    if odd:
+        raise UserError(
+            f"spec.model.source is an adapter whose {ADAPTER_CONFIG} has the field {odd[0][:200]!r} as this trainer "
+            "does not write it",
+            "start from an adapter that a FineTuneJob has published",
+        )
+
+
+def _check_rank(folder: Path, rank: int) -> None:
+    """Memory for the adapter is allocated by what the configuration says."""
+    try:
+        tensors = read_file_header(folder / ADAPTER_WEIGHTS)
+    except NotSafetensors as error:
+        raise UserError(
+            f"spec.model.source is an adapter whose {ADAPTER_WEIGHTS} is no safetensors file: {error.reason}",
+            "run the job that published it again",
+        ) from error
+    ranks = {info.shape[0] for name, info in tensors.items() if "lora_A" in name and info.shape}
+    if ranks != {rank}:
+        raise UserError(
+            f"spec.model.source is an adapter whose {ADAPTER_CONFIG} has the rank {rank}, its weights have "
+            f"{sorted(ranks)[:8]}",
+            "run the job that published it again",
+        )
 
 
 def _check_targets(base: PreTrainedModel, names: tuple[str, ...]) -> None:

@@ -30,6 +30,7 @@ from finetune_api.plan import DATA, HubPlace, RunPlan, data_hub, hub_uses
 from finetune_api.weights import MODEL, weight_sources, weights_field
 from finetune_trainer.errors import StorageError, TrainerError, UserError
 from finetune_trainer.models.safetensors_header import TensorInfo, read_file_header
+from finetune_trainer.storage.claims import inside
 from finetune_trainer.storage.digests import file_sha256
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -61,13 +62,18 @@ class Hub:
     fields: HubFields = _MODEL
 
     def cached(self, name: str, commit: str) -> Path | None:
-        """A file of the cache claim, or None."""
+        """A file of the cache claim, or None.
+
+        Raises:
+            UserError: it is a link that leads out of the cache.
+        """
         if self.cache is None:
             return None
         found = try_to_load_from_cache(
             self.repository, name, cache_dir=self.cache, revision=commit, repo_type=self.fields.kind
         )
-        return Path(found) if isinstance(found, str) else None
+        what = f"{name} of hf://{self.repository} in {self.fields.access}.cacheClaim"
+        return inside(self.cache, Path(found), what) if isinstance(found, str) else None
 
     def cached_folder(self, revision: str) -> Path:
         """Snapshot folder of a branch, tag or commit in the cache claim; its name is the commit.
@@ -114,7 +120,7 @@ class HubSource:
                 continue
             (folder / name).unlink(missing_ok=True)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).symlink_to(cached.resolve())
+            (folder / name).symlink_to(cached)
         if wanted:
             self._download(wanted, folder)
 
@@ -141,8 +147,7 @@ class HubSource:
         if known or cached is None:
             return known
         # A cache names the content of large files by its SHA-256.
-        blob = cached.resolve()
-        return blob.name if _SHA256.fullmatch(blob.name) else file_sha256(blob)
+        return cached.name if _SHA256.fullmatch(cached.name) else file_sha256(cached)
 
     def weight_header(self, name: str) -> Mapping[str, TensorInfo] | None:
         cached = self._hub.cached(name, self._commit)
@@ -212,7 +217,18 @@ def _online(hub: Hub, revision: str) -> HubSource:
     # A model is the top folder of its repository; a dataset has its files anywhere.
     entries = api.list_repo_tree(hub.repository, repo_type=kind, revision=commit, recursive=kind == "dataset")
     files = [entry for entry in entries if isinstance(entry, RepoFile)]
+    for file in files:
+        _check_path(hub, file.path)
     return HubSource(hub, commit, {file.path: file.lfs.sha256 if file.lfs else None for file in files})
+
+
+def _check_path(hub: Hub, path: str) -> None:
+    """Names of a hub become paths on this machine."""
+    if path.startswith("/") or ".." in path.split("/"):
+        raise UserError(
+            f"hf://{hub.repository} of {hub.fields.source} has a file with the name {path[:200]!r}, which is refused",
+            f"correct {hub.fields.source}, or {hub.fields.access}.endpointURL",
+        )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from finetune_trainer.errors import UserError
@@ -34,6 +34,9 @@ _FIELD = "spec.model.source"
 _LAYOUT = f"point {_FIELD} at a folder in the Hugging Face layout: config.json, tokenizer.json and model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
+_SAFETENSORS = ".safetensors"
+_IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 
 Json = Mapping[str, Any]
 
@@ -80,6 +83,14 @@ def weight_files(source: str, names: Collection[str], index: bytes | None) -> tu
     if not isinstance(shards, dict) or not shards:
         raise UserError(f"{source} of {_FIELD} is no model: {WEIGHTS_INDEX} has no weight_map", _LAYOUT)
     found = tuple(sorted(set(map(str, shards.values()))))
+    # transformers would unpickle a shard of another kind.
+    others = [name for name in found if "/" in name or not name.endswith(_SAFETENSORS)]
+    if others:
+        raise UserError(
+            f"{source} of {_FIELD} is no model: {WEIGHTS_INDEX} names {others[0][:200]}, which is no safetensors file "
+            "beside it",
+            "write the model anew with save_pretrained, which makes safetensors",
+        )
     absent = [name for name in found if name not in names]
     if absent:
         raise UserError(
@@ -97,8 +108,9 @@ def parse_json(source: str, name: str, content: bytes) -> Json:
     """
     try:
         document = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{source} of {_FIELD} is no model: {name} is not JSON ({error})", _LAYOUT) from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{source} of {_FIELD} is no model: {name} is not JSON ({reason})", _LAYOUT) from error
     if not isinstance(document, dict):
         raise UserError(f"{source} of {_FIELD} is no model: {name} is not a JSON object", _LAYOUT)
     return document
@@ -111,9 +123,10 @@ def check_configs(source: str, configs: Mapping[str, Json]) -> None:
         UserError: the model wants code of its own, or is of another kind.
     """
     for name, config in configs.items():
-        if "auto_map" in config:
+        foreign = next(filter(None, map(_foreign_code, _objects(config))), None)
+        if foreign:
             raise UserError(
-                f"{source} of {_FIELD} wants to run code of its own (auto_map in {name}), which is refused",
+                f"{source} of {_FIELD} wants to run code of its own ({foreign} in {name}), which is refused",
                 "use a model whose architecture is part of the transformers library",
             )
     config = configs[CONFIG]
@@ -125,6 +138,41 @@ def check_configs(source: str, configs: Mapping[str, Json]) -> None:
             f"{source} of {_FIELD} is not a causal language model: its architectures are "
             f"{', '.join(architectures) or 'not named'} in {CONFIG}",
             "use a model whose architecture ends in ForCausalLM",
+        )
+
+
+def _objects(document: Any) -> Iterator[Json]:
+    """All objects of a document, however deep they lie."""
+    waiting = [document]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+
+
+def _foreign_code(config: Json) -> str | None:
+    """The field by which an object of a configuration asks for code that is no part of transformers."""
+    if "auto_map" in config:
+        return "auto_map"
+    # A name with a slash is a repository whose compiled kernels would be downloaded and run.
+    asked = {name: json.dumps(config[name]) for name in _IMPLEMENTATIONS if name in config}
+    return next((name for name, value in asked.items() if "/" in value), None)
+
+
+def check_size(source: str, config: Json, tensors: int) -> None:
+    """Refuses a configuration of so many layers that building them would take for ever.
+
+    Raises:
+        UserError: there are more layers than tensors.
+    """
+    layers = max((config[name] for name in _LAYERS if isinstance(config.get(name), int)), default=0)
+    if layers > tensors:
+        raise UserError(
+            f"{source} of {_FIELD} is no model: {CONFIG} says {layers} layers, and the weights have {tensors} tensors",
+            "copy the whole model again",
         )
 
 

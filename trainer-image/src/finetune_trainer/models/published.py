@@ -83,8 +83,9 @@ class StartAdapter:
             content = (Path(folder) / ADAPTER_CONFIG).read_bytes()
         try:
             document = json.loads(content)
-        except ValueError as error:
-            raise UserError(f"{self.named} is no adapter: {ADAPTER_CONFIG} is not JSON ({error})", _COPY) from error
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise UserError(f"{self.named} is no adapter: {ADAPTER_CONFIG} is not JSON ({reason})", _COPY) from error
         if not isinstance(document, dict):
             raise UserError(f"{self.named} is no adapter: {ADAPTER_CONFIG} is not a JSON object", _COPY)
         return document

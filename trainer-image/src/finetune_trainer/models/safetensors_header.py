@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finetune_trainer.errors import NotSafetensors
 
@@ -48,14 +49,8 @@ def parse_header(header: bytes, file_size: int) -> dict[str, TensorInfo]:
     """
     data_start = HEADER_LENGTH_BYTES + len(header)
     try:
-        entries = json.loads(header)
-        tensors = {
-            name: TensorInfo(
-                entry["dtype"], tuple(entry["shape"]), *(data_start + offset for offset in entry["data_offsets"])
-            )
-            for name, entry in entries.items()
-            if name != "__metadata__"
-        }
+        entries = json.loads(header, object_pairs_hook=_each_once)
+        tensors = {name: _tensor(entry, data_start) for name, entry in entries.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotSafetensors("its header is not readable") from error
     end = max((tensor.end for tensor in tensors.values()), default=data_start)
@@ -63,8 +58,32 @@ def parse_header(header: bytes, file_size: int) -> dict[str, TensorInfo]:
         raise NotSafetensors(f"its header describes {end} bytes, the file has {file_size}")
     for name, tensor in tensors.items():
         if tensor.dtype in BITS and math.prod(tensor.shape) * BITS[tensor.dtype] != 8 * (tensor.end - tensor.begin):
-            raise NotSafetensors(f"the tensor {name} has another size than its shape says")
+            raise NotSafetensors(f"the tensor {name[:200]} has another size than its shape says")
+    _check_order(tensors, data_start)
     return tensors
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _tensor(entry: Any, data_start: int) -> TensorInfo:
+    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    # bool is a kind of int.
+    if any(type(number) is not int or number < 0 for number in (*shape, begin, end)) or not isinstance(dtype, str):
+        raise ValueError("not what a header has there")
+    return TensorInfo(dtype, tuple(shape), data_start + begin, data_start + end)
+
+
+def _check_order(tensors: Mapping[str, TensorInfo], position: int) -> None:
+    """safetensors itself reads only files whose tensors lie one behind the other."""
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if tensor.begin != position or tensor.end < position:
+            raise NotSafetensors(f"the tensor {name[:200]} does not begin where the one before it ends")
+        position = tensor.end
 
 
 def read_header(read: Callable[[int, int], bytes], file_size: int) -> dict[str, TensorInfo]:

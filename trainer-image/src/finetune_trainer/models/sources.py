@@ -18,6 +18,7 @@ from finetune_trainer.models.modelfiles import (
     Json,
     check_configs,
     check_names,
+    check_size,
     parse_json,
     weight_files,
 )
@@ -94,7 +95,11 @@ def open_model(plan: RunPlan, environment: Mapping[str, str], folder: Path) -> M
     check_configs(uri, configs)
     weights = weight_files(uri, source.names, index)
     _check_weights(uri, source, weights)
-    return Model(source, folder, small, weights, configs[CONFIG], adapter)
+    model = Model(source, folder, small, weights, configs[CONFIG], adapter)
+    tensors = model.tensor_names()
+    if tensors is not None:
+        check_size(uri, model.config, len(tensors))
+    return model
 
 
 def _check_weights(uri: str, source: ModelSource, weights: Collection[str]) -> None:

@@ -51,7 +51,8 @@ class Folders:
             manifest = manifest_of(self.store.read(self.place(name).child(COMMITTED)))
         except Unsealed:
             return None
-        whole = [shard.rank for shard in manifest.shards] == list(range(manifest.world_size))
+        whole = [shard.rank for shard in manifest.shards] == list(range(len(manifest.shards)))
+        whole = whole and len(manifest.shards) == manifest.world_size
         right = manifest.run_id == run_id and manifest.format == FORMAT and manifest.step == step_of(name)
         return manifest if whole and right else None
 

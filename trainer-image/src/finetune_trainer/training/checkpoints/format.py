@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from datetime import datetime
+from itertools import pairwise
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
@@ -31,6 +32,8 @@ RANDOM = "random"
 
 Bytes = Annotated[int, Field(ge=0)]
 Scalar = int | float | bool
+# Whole numbers that fit into a tensor; larger ones are read as fractions.
+Number = Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | bool
 
 
 class Slice(Document):
@@ -61,9 +64,18 @@ class Part(Document):
     elements: Bytes
     slices: tuple[Slice, ...]
     vectors: tuple[Vector, ...]
-    scalars: dict[str, Scalar] = Field(default_factory=dict)
-    numbers: dict[str, Scalar] = Field(default_factory=dict)
-    options: dict[str, Scalar] = Field(default_factory=dict)
+    scalars: dict[str, Number] = Field(default_factory=dict)
+    numbers: dict[str, Number] = Field(default_factory=dict)
+    options: dict[str, Number] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _slices_lie_in_the_partition(self) -> Self:
+        if any(item.offset + item.length > self.elements for item in self.slices):
+            raise ValueError("a slice lies outside of its partition")
+        keys = [vector.key for vector in self.vectors]
+        if len(set(keys)) < len(keys) or MASTER not in keys:
+            raise ValueError("not one vector for each key, the master weights among them")
+        return self
 
 
 class StoredFile(Document):
@@ -73,6 +85,12 @@ class StoredFile(Document):
     name: Annotated[str, Field(pattern=rf"^({KEPT}/)?[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
     size: Bytes
     sums: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _each_block_has_its_sum(self) -> Self:
+        if len(self.sums) != -(-self.size // BLOCK_BYTES):
+            raise ValueError(f"{self.name} has {len(self.sums)} checksums for {self.size} bytes")
+        return self
 
 
 class Shard(Document):
@@ -86,12 +104,16 @@ class Shard(Document):
     @model_validator(mode="after")
     def _vectors_lie_in_the_file(self) -> Self:
         """Memory is allocated by what is said here."""
-        for vector in (*(vector for part in self.parts for vector in part.vectors), *self.random):
+        vectors = [*(vector for part in self.parts for vector in part.vectors), *self.random]
+        for vector in vectors:
             size = math.prod(vector.shape) * BITS.get(vector.dtype, 0)
             if min(vector.shape, default=0) < 0 or size != 8 * vector.length:
                 raise ValueError(f"{vector.key} has another size than its shape says")
             if vector.begin + vector.length > self.file.size:
                 raise ValueError(f"{vector.key} lies outside of {self.file.name}")
+        placed = sorted(vectors, key=lambda vector: (vector.begin, vector.length))
+        if any(one.begin + one.length > other.begin for one, other in pairwise(placed)):
+            raise ValueError(f"vectors of {self.file.name} overlap")
         return self
 
 

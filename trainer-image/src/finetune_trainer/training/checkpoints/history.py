@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from finetune_trainer.training.checkpoints.slicing import Incompatible
 from finetune_trainer.training.metrics import AttemptStarted, CheckpointSaved, EvaluationMetrics, Sample, StepMetrics
@@ -17,6 +20,7 @@ _KINDS: dict[str, type[Record]] = {
     "sample": Sample,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
+_CHECKS: dict[str, TypeAdapter[Record]] = {name: TypeAdapter(kind) for name, kind in _KINDS.items()}
 
 
 @dataclass
@@ -61,6 +65,13 @@ def _line(record: Record) -> str:
     return json.dumps([_NAMES[type(record)], asdict(record)]) + "\n"
 
 
+def _record(kind: str, fields: dict[str, Any]) -> Record:
+    # The first refuses names that are none of its own, the second values of another type.
+    made = _KINDS[kind](**fields)
+    _CHECKS[kind].validate_python(fields)
+    return made
+
+
 def load_history(content: bytes) -> History:
     """The reverse of :meth:`History.dump`.
 
@@ -68,8 +79,8 @@ def load_history(content: bytes) -> History:
         Incompatible: it was written by a trainer that measures something else.
     """
     try:
-        records = [_KINDS[kind](**fields) for kind, fields in map(json.loads, content.splitlines())]
-    except (ValueError, KeyError, TypeError) as error:
+        records = [_record(kind, fields) for kind, fields in map(json.loads, content.splitlines())]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Incompatible(f"its metrics are of another version of the trainer: {error}") from error
     return History(
         [record for record in records if isinstance(record, StepMetrics)],

@@ -24,7 +24,7 @@ from finetune_trainer.training.checkpoints.slicing import (
     verified_by,
 )
 from finetune_trainer.training.checkpoints.snapshot import HostBuffer, Layout, torch_dtype
-from finetune_trainer.training.engine_state import LivePart
+from finetune_trainer.training.engine_state import LivePart, numbers
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,11 @@ class Loader:
             Incompatible: it holds other weights than this training has.
             StorageError: the store failed.
         """
+        for shard in self._manifest.shards:
+            # Before memory is allocated by what it says.
+            check_size(self._store, self._folder, shard.file)
         templates = tuple(self._template(position, part) for position, part in enumerate(live))
+        _check_options(live, templates)
         stored_random = self._manifest.shards[self._rank].random if self._same_world else ()
         parts, random, size = _own_layout(live, templates, stored_random)
         index = index_of(self._manifest.shards)
@@ -95,8 +99,9 @@ class Loader:
     def _template(self, position: int, part: LivePart) -> Part:
         """A stored partition, the same one if there is, else one with the same parameter: its vectors and numbers are
         those that are needed."""
-        if self._same_world and part.slices == self._manifest.shards[self._rank].parts[position].slices:
-            return self._manifest.shards[self._rank].parts[position]
+        own = self._manifest.shards[self._rank].parts[position : position + 1] if self._same_world else ()
+        if own and part.slices == own[0].slices:
+            return own[0]
         stored_parts = [stored for shard in self._manifest.shards for stored in shard.parts]
         same = next((stored for stored in stored_parts if part.slices and stored.slices == part.slices), None)
         if same is not None:
@@ -125,8 +130,6 @@ class Loader:
         blocks = blocks_of(copies)
         needed = blocks.keys() | verified_by(self._rank, self._world_size, self._manifest.shards)
         files = {shard.rank: shard.file for shard in self._manifest.shards}
-        for rank in sorted({rank for rank, _ in needed}):
-            check_size(self._store, self._folder, files[rank])
         target = buffer.view
 
         def fetch(place: tuple[int, int]) -> None:
@@ -139,6 +142,12 @@ class Loader:
             # The first error ends it.
             for _ in pool.map(fetch, sorted(needed)):
                 pass
+
+
+def _check_options(live: Sequence[LivePart], templates: Sequence[Part]) -> None:
+    for part, template in zip(live, templates, strict=True):
+        if foreign := sorted(template.options.keys() - numbers(part.options).keys()):
+            raise Incompatible(f"it has the option {foreign[0]}, which this optimizer has not")
 
 
 def _own_layout(

@@ -14,7 +14,7 @@ import torch
 from finetune_api.layout import checkpoints_prefix
 from finetune_api.plan import OUTPUT, RunPlan
 from finetune_api.results import Checkpoint, Prepared
-from finetune_trainer.errors import Preempted
+from finetune_trainer.errors import Preempted, StorageError
 from finetune_trainer.progress import Reporter
 from finetune_trainer.signals import StopRequest
 from finetune_trainer.storage.s3 import store_of
@@ -28,7 +28,7 @@ from finetune_trainer.training.checkpoints.saving import Pending, Run, Saver
 from finetune_trainer.training.checkpoints.slicing import Incompatible
 from finetune_trainer.training.checkpoints.snapshot import Snapshot
 from finetune_trainer.training.collectives import broadcast_bytes, total
-from finetune_trainer.training.engine_state import EngineState
+from finetune_trainer.training.engine_state import EngineState, LivePart
 from finetune_trainer.training.heartbeat import AnyPulse, Phase
 from finetune_trainer.training.metrics import CheckpointSaved
 from finetune_trainer.training.totals import Ranks
@@ -137,6 +137,7 @@ class Checkpoints:
         live, loaded, history = state.loaded(), None, History()
         try:
             loaded, history = loader.load(live), load_history(loader.history())
+            _check_random(loaded.random)
             if self._kept:
                 self._kept.restore(self._folders.store, self._folders.place(name), manifest)
         except (Damaged, Incompatible) as error:
@@ -144,10 +145,21 @@ class Checkpoints:
             logger.warning("checkpoint %s cannot be used: %s", name, error)
         if total(float(loaded is None), rank.device) or loaded is None:
             return None
-        loaded.put_back(live)
+        self._put_back(loaded, live, name)
         state.spread()
         self._put_back_random(loaded, manifest.step)
         return history
+
+    def _put_back(self, loaded: Loaded, live: Sequence[LivePart], name: str) -> None:
+        try:
+            loaded.put_back(live)
+        except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            # Half of it may be there by now: another one cannot be tried any more.
+            place = self._folders.place(name)
+            raise StorageError(
+                f"the checkpoint {place} is whole, but not one of this training: {error}",
+                f"delete {place}, so that training goes on from the one before it",
+            ) from error
 
     @property
     def _required_state(self) -> EngineState:
@@ -280,6 +292,12 @@ class Checkpoints:
     def _known(self, checkpoint: Checkpoint) -> None:
         self._history.checkpoints.append(CheckpointSaved(checkpoint.step, checkpoint.time.timestamp()))
         self._reporter.committed(checkpoint)
+
+
+def _check_random(states: Mapping[str, torch.Tensor]) -> None:
+    own = torch.get_rng_state()
+    if states and ("cpu" not in states or (states["cpu"].dtype, states["cpu"].shape) != (own.dtype, own.shape)):
+        raise Incompatible("its random state is none")
 
 
 def _random_state(device: torch.device) -> Mapping[str, torch.Tensor]:
