@@ -71,6 +71,13 @@ def _plan() -> Object:
         "modelRevision": "7e27bd9f95328f0f3b08261d1252705110c806f8",
         "dataURI": "s3://team-models/support/team-a/_data/abc",
         "train": split,
+        "profile": {"name": "small", "generation": 3, "spec": {"defaults": {"hyperparameters": {"epochs": 2}}}},
+        "fields": [
+            {"path": "spec.model.source", "value": "hf://HuggingFaceTB/SmolLM2-135M-Instruct", "origin": "Manifest"},
+            {"path": "spec.hyperparameters.epochs", "value": "2", "origin": "Profile"},
+            {"path": "spec.hyperparameters.seed", "value": "42", "origin": "Default"},
+            {"path": "spec.deepspeed.microBatchSize", "value": "1", "origin": "Planned"},
+        ],
     }
 
 

@@ -102,12 +102,16 @@ def laid_under(defaults: Object, written: Object) -> Object:
     return result
 
 
+# Fields of a profile's node, and what they are the default of in spec.resources.
+_NODE_FIELDS = {"cpu": "cpu", "memory": "memory", "gpus": "gpusPerNode", "gpuResourceName": "gpuResourceName"}
+
+
 def remembered_resources(manifest: Object) -> Object:
     """spec.resources as the manifest and the remembered profile give them, read without any judgement."""
     spec = value_at(manifest, "status.plan.profile.spec") or {}
-    gpus = value_at(spec, "node.gpus")
-    given = ({} if gpus is None else {"gpusPerNode": gpus}) | (value_at(spec, "defaults.resources") or {})
-    return laid_under(given, value_at(manifest, "spec.resources") or {})
+    node = value_at(spec, "node") or {}
+    given = {field: node[name] for name, field in _NODE_FIELDS.items() if node.get(name) is not None}
+    return laid_under(given | (value_at(spec, "defaults.resources") or {}), value_at(manifest, "spec.resources") or {})
 
 
 def applicable(defaults: Object, written: Object) -> Object:

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from finetune_api.status import Origin
 from finetune_cli import jobview
 from finetune_cli.documents import (
     Object,
@@ -73,7 +74,18 @@ def section(title: str, *body: RenderableType) -> Group:
 def description(job: Object, events: Sequence[Object] | None, now: datetime) -> Group:
     """Everything about one job. ``events`` None: they may not be read."""
     parts: list[RenderableType] = [_head(jobview.with_defaults(job), now)]
-    for build in (_failure, _progress, _stages, _attempts, _plan, _evaluation, _artifact, _others, _conditions):
+    for build in (
+        _failure,
+        _progress,
+        _stages,
+        _attempts,
+        _plan,
+        _settings,
+        _evaluation,
+        _artifact,
+        _others,
+        _conditions,
+    ):
         parts += [part for part in (build(job, now),) if part is not None]
     parts.append(_events(events, now))
     return Group(*parts)
@@ -200,7 +212,22 @@ def _attempts(job: Object, now: datetime) -> RenderableType | None:
 
 def _plan(job: Object, now: datetime) -> RenderableType | None:
     plan = object_at(job, "status", "plan")
-    return section("Plan", facts(_spelled_leaves(plan))) if plan else None
+    profile = object_at(plan, "profile")
+    named = f"{text_at(profile, 'name')} (generation {text_at(profile, 'generation')})" if profile else ""
+    others = {name: value for name, value in plan.items() if name not in ("profile", "fields")}
+    return section("Plan", facts((("Profile", named), *_spelled_leaves(others)))) if plan else None
+
+
+def _settings(job: Object, now: datetime) -> RenderableType | None:
+    """What somebody chose; the many defaults are in the resource and in ``finetune plan``."""
+    fields = objects_at(job, "status", "plan", "fields")
+    chosen = [field for field in fields if text_at(field, "origin") != Origin.DEFAULT]
+    if not chosen:
+        return None
+    table = _table("FIELD", "ORIGIN", "")
+    for field in chosen:
+        table.add_row(text_at(field, "path"), text_at(field, "origin").lower(), Text(text_at(field, "value")))
+    return section("Settings", table, Text(f"the others ({len(fields) - len(chosen)}) are defaults", style="dim"))
 
 
 def _evaluation(job: Object, now: datetime) -> RenderableType | None:
