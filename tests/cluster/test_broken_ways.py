@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from finetune_sandbox import Sandbox
 from finetune_sandbox.installation import OPERATOR_NAMESPACE, SERVICE_ACCOUNT, OperatorProcess
 from finetune_sandbox.service_account import service_account_kubeconfig
 from support.api_faults import API_FAULTS, faulty_api
+from support.clusters import Cluster
 from support.fault_proxy import Faults
 from support.operated import SECRET, Object, Platform, eventually, finished, is_true
 from support.s3_faults import faulty
@@ -29,6 +33,7 @@ CHILDREN = {"trained": {"trained-prepare-1", "trained-train-1"}, "missing": {"mi
 # Longer than an unlucky operator needs; the resync finds what silent watches do not tell.
 _BOUND_SECONDS = 600
 _OPTIONS = ("--resync-seconds", "5")
+_AWAY_SECONDS = 15
 
 
 @contextmanager
@@ -107,3 +112,35 @@ def test_a_job_whose_way_to_the_store_breaks(platform: Platform, namespace: str,
     assert len({fault for fault, _ in faults.met}) > 5, told
     assert not platform.s3.list_multipart_uploads(Bucket=platform.bucket).get("Uploads"), told
     platform.kubectl("delete", "namespace", other, "--wait=false")
+
+
+def step_of(job: Object) -> int:
+    """The newest step that a job tells of."""
+    return int(((job.get("status") or {}).get("progress") or {}).get("step", 0))
+
+
+@contextmanager
+def api_server_away(sandbox: Sandbox) -> Iterator[None]:
+    """The API server answers nobody; its connections stay open, as those of a machine that has stopped."""
+    (server,) = (part.process for part in sandbox.state.parts if part.name == "kube-apiserver")
+    server.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.send(signal.SIGCONT)
+
+
+def test_a_job_that_goes_on_while_the_api_server_is_away(platform: Platform, namespace: str, cluster: Cluster) -> None:
+    """Its pods train on, and what became of them is found afterwards, by no hand; ten minutes: docs/reliability.md."""
+    if cluster.sandbox is None:
+        pytest.skip("the API server of the cluster that KUBECONFIG names is not stopped")
+    platform.submit(namespace, "alone", **JOBS["trained"] | {"hyperparameters": {"maxSteps": 150}})
+    platform.wait(namespace, "alone", lambda job: step_of(job) > 5)
+    (before,) = platform.children("jobs", namespace, "alone", "train")
+    with api_server_away(cluster.sandbox):
+        time.sleep(_AWAY_SECONDS)
+    job = platform.wait_finished(namespace, "alone")
+    assert is_true(job, "Complete"), platform.story(namespace, job)
+    assert [attempt["outcome"] for attempt in job["status"]["attempts"]] == ["Succeeded"]
+    (after,) = platform.children("jobs", namespace, "alone", "train")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from finetune_api import API_VERSION, PLURAL
+from finetune_operator.clock import ClusterClock
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NotFound
 from finetune_operator.kube import Kube, TokenOwner
 
@@ -53,6 +54,7 @@ class FakeKube(Kube):
         self.reviews = 0
         self.time = "2026-03-01T12:00:00Z"
         self.stale: dict[Identity, Object] | None = None
+        self.clock = ClusterClock()
         self._version = 0
         self._statuses: dict[Identity, dict[str, Object]] = {}
         self._annotations: dict[tuple[Identity, str], set[str]] = {}

@@ -114,6 +114,11 @@ class Inventory:
             self._changed(change_between(before, after))
         self._jobs[uid] = after
 
+    def is_unfinished(self, uid: str) -> bool:
+        """Whether a job is known, and not finished."""
+        known = self._jobs.get(uid)
+        return known is not None and known.outcome is None
+
     def forget(self, uid: str) -> None:
         """A job is gone."""
         self._jobs.pop(uid, None)

@@ -109,9 +109,12 @@ class Service:
         def told(resource: str, content: Object, gone: bool) -> None:
             loop.call_soon_threadsafe(self._told, resource, content, gone)
 
+        def found(resource: str, content: Object, key: Key | None) -> None:
+            loop.call_soon_threadsafe(self._found, resource, content, key)
+
         while not halt.is_set():
             try:
-                await asyncio.to_thread(self._watch, concern, told, halt)
+                await asyncio.to_thread(self._watch, concern, told, found, halt)
             except Exception:
                 # Any end of kopf but our own is a lost watch, whatever its cause.
                 logger.exception("the watch ended; it starts again")
@@ -129,14 +132,29 @@ class Service:
             else:
                 self._metrics.inventory.see(content)
 
+    def _found(self, resource: str, content: Object, key: Key | None) -> None:
+        """Takes in a child that was there when a watch began, or began again.
+
+        When the operator starts, that is each of thousands: a job that is not finished is looked at for its own sake
+        then, and the others by the resync.
+        """
+        metadata = content["metadata"]
+        news = self._metrics.sight.news(resource, metadata["uid"], metadata["resourceVersion"])
+        self._told(resource, content, False)
+        unfinished = self._metrics.inventory.is_unfinished(metadata["labels"].get(JOB_UID_LABEL, ""))
+        if key and news and (unfinished or key in self._reconciler.settled):
+            self._look_at(key)
+
     def _look_at(self, key: Key) -> None:
         """Looks at a job that changed, and at those that wait for it."""
         for concerned in (key, *self._reconciler.dependents.of(key)):
             self._queue.add(concerned)
 
-    def _watch(self, concern: Callable[[Key], None], told: watch.Told, halt: threading.Event) -> None:
+    def _watch(
+        self, concern: Callable[[Key], None], told: watch.Told, found: watch.Found, halt: threading.Event
+    ) -> None:
         registry = kopf.OperatorRegistry()
-        watch.register(registry, concern, told)
+        watch.register(registry, concern, told, found)
         _register_login(registry)
         settings = kopf.OperatorSettings()
         _kopf_settings(settings)

@@ -82,3 +82,10 @@ def test_levels_by_namespace() -> None:
     inventory.keep({"a"})
     assert inventory.states() == {("team", "Complete"): 1}
     assert inventory.gpus() == {"team": (0, 0)}
+
+
+def test_only_known_jobs_are_known_to_be_unfinished() -> None:
+    inventory = Inventory(lambda _: None)
+    inventory.see(job("new"))
+    inventory.see(job("old", state="Complete"))
+    assert [inventory.is_unfinished(uid) for uid in ("new", "old", "nobody's")] == [True, False, False]

@@ -15,6 +15,8 @@ from finetune_operator.reconcile import Key
 Object = dict[str, Any]
 # The resource's plural, what the event is about, and whether that is gone.
 Told = Callable[[str, Object, bool], None]
+# The resource's plural, a child that was there when the watch began, and the job that it names as its own.
+Found = Callable[[str, Object, Key | None], None]
 
 
 def is_old_news(event: Mapping[str, Any]) -> bool:
@@ -23,7 +25,7 @@ def is_old_news(event: Mapping[str, Any]) -> bool:
     return event["type"] is None and is_finished(event["object"])
 
 
-def register(registry: kopf.OperatorRegistry, concern: Callable[[Key], None], told: Told) -> None:
+def register(registry: kopf.OperatorRegistry, concern: Callable[[Key], None], told: Told, found: Found) -> None:
     """Registers the event handlers. Raw events only: no finalizer and no annotation is ever put on an object."""
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
@@ -42,6 +44,11 @@ def register(registry: kopf.OperatorRegistry, concern: Callable[[Key], None], to
         event: Mapping[str, Any],
         **_: Any,
     ) -> None:
+        owner = labels.get(JOB_LABEL)
+        key = Key(namespace or "", owner) if owner else None
+        if event["type"] is None:
+            found(resource.plural, event["object"], key)
+            return
         told(resource.plural, event["object"], event["type"] == "DELETED")
-        if owner := labels.get(JOB_LABEL):
-            concern(Key(namespace or "", owner))
+        if key:
+            concern(key)
