@@ -66,7 +66,13 @@ def store_policy(bucket: str, writes: str, reads: tuple[str, ...]) -> Object:
         "Statement": [
             {
                 "Effect": "Allow",
-                "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+                "Action": [
+                    "s3:GetObject",
+                    "s3:PutObject",
+                    "s3:DeleteObject",
+                    "s3:AbortMultipartUpload",
+                    "s3:ListMultipartUploadParts",
+                ],
                 "Resource": [f"{arn}{bucket}/{writes}/*"],
             },
             {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"{arn}{bucket}/{path}/*" for path in reads]},

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from finetune_api.spec import FineTuneJobSpec, LoraOptions
 from finetune_trainer.errors import UserError
-from finetune_trainer.models.adapter import add_adapter, continue_adapter, save_adapter, without_adapter
+from finetune_trainer.models.adapter import add_adapter, continue_adapter, without_adapter
+from support.saved_adapters import save_adapter
 from support.training_runs import make_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

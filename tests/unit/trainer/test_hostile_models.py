@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.models.adapter import add_adapter, save_adapter, without_adapter
+from finetune_trainer.models.adapter import add_adapter, without_adapter
 from finetune_trainer.models.hub import Hub, open_hub
 from finetune_trainer.models.sources import fetch_model, open_model
 from support.paper_model import CONFIG, write_paper_model
 from support.run_plans import Place
+from support.saved_adapters import save_adapter
 from support.scored_architectures import tiny_architecture
 from support.training_runs import make_spec
 

@@ -17,8 +17,9 @@ from finetune_api.runid import sha256_digest
 from finetune_api.uris import S3Location
 from finetune_trainer.artifact import publish as publishing
 from finetune_trainer.artifact.manifest import Kind, Manifest, Role
-from finetune_trainer.artifact.publish import publish
-from finetune_trainer.errors import TrainerError, VerificationFailed
+from finetune_trainer.artifact.publish import artifact_prefix, publish
+from finetune_trainer.artifact.weights import StreamedWeights
+from finetune_trainer.errors import StorageError, TrainerError, VerificationFailed
 from finetune_trainer.storage.interface import ObjectStore, StoredObject
 from finetune_trainer.storage.s3 import store_of
 from support.artifacts import DIGEST, EVALUATION, RECORD, adapter_tensors, prepared_of, write_adapter
@@ -107,6 +108,36 @@ def test_a_full_model_is_published(place: Place, tmp_path: Path, paper_model: Pa
     assert (found.kind, found.files) == ("model", 5)
 
 
+def test_weights_that_were_streamed_are_published_with_the_rest(
+    place: Place, artifact: Path, paper_model: Path
+) -> None:
+    expected = published(place, artifact, paper_model)
+    prepared, weights = prepared_of(place), artifact / "adapter_model.safetensors"
+    plan = place.plan(prepared=prepared)
+    streamed = StreamedWeights(place.store, artifact_prefix(plan, prepared))
+    with streamed.writing(weights.name, weights.stat().st_size) as target:
+        target.write(weights.read_bytes())
+    # From now on nobody takes what is there for the run's result.
+    assert f"{run_folder(place)}/manifest.json" not in objects_of(place)
+    weights.unlink()
+    found = publish(plan, place.environment, artifact, Kind.ADAPTER, paper_model, EVALUATION, RECORD, streamed.files)
+    assert (found.content_digest, found.files) == (expected.content_digest, expected.files)
+    assert len(place.keys(run_folder(place))) == 5
+
+
+def test_two_that_publish_at_once_do_not_mix(
+    folder_place: Place, artifact: Path, paper_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish_meanwhile(*arguments: Any) -> None:
+        monkeypatch.undo()
+        published(folder_place, artifact, paper_model)
+
+    monkeypatch.setattr(publishing, "_upload", publish_meanwhile)
+    with pytest.raises(StorageError, match=r"another process has published s3://bucket/results/\S+ meanwhile"):
+        published(folder_place, artifact, paper_model)
+    assert f"{run_folder(folder_place)}/manifest.json" in objects_of(folder_place)
+
+
 def zero_adapter() -> dict[str, NDArray[np.float32]]:
     return {name: tensor * ("lora_A" in name) for name, tensor in adapter_tensors().items()}
 
@@ -170,21 +201,20 @@ class ForgetfulStore:
         return self._store.objects(prefix)
 
     def chunks(self, location: S3Location) -> Iterator[bytes]:
-        return self._store.chunks(location)
+        damaged = location.key.endswith(self._name) and self._damage is not None
+        return iter([self._damage or b""]) if damaged else self._store.chunks(location)
 
     def read(self, location: S3Location, start: int = 0, length: int | None = None) -> bytes:
         return self._store.read(location, start, length)
-
-    def download(self, location: S3Location, path: Path) -> None:
-        self._store.download(location, path)
-        if location.key.endswith(self._name) and self._damage is not None:
-            path.write_bytes(self._damage)
 
     def upload(self, path: Path, location: S3Location) -> None:
         self._store.upload(path, location)
 
     def put(self, location: S3Location, content: bytes) -> None:
         self._store.put(location, content)
+
+    def put_new(self, location: S3Location, content: bytes) -> bool:
+        return self._store.put_new(location, content)
 
     def abort_uploads(self, prefix: S3Location) -> int:
         return self._store.abort_uploads(prefix)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_trainer.artifact.shards import plan_shards, shard_names, write_shards
+from finetune_trainer.artifact.weights import FolderWeights
 
 WEIGHTS = {"b": torch.arange(12.0).reshape(3, 4), "a": torch.ones(5), "c": torch.full((2, 2), -0.5)}
 SHAPES = {name: tuple(value.shape) for name, value in WEIGHTS.items()}
@@ -38,7 +39,7 @@ def test_shards_are_named_as_loaders_expect() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_one_file_holds_a_small_model(tmp_path: Path, dtype: torch.dtype) -> None:
-    write_shards(tmp_path, SHAPES, dtype, WEIGHTS.items())
+    write_shards(FolderWeights(tmp_path), SHAPES, dtype, WEIGHTS.items())
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     found = load_file(tmp_path / "model.safetensors")
     assert found.keys() == WEIGHTS.keys()
@@ -47,7 +48,7 @@ def test_one_file_holds_a_small_model(tmp_path: Path, dtype: torch.dtype) -> Non
 
 
 def test_the_index_says_where_each_tensor_is(tmp_path: Path) -> None:
-    write_shards(tmp_path, SHAPES, torch.float32, WEIGHTS.items(), most=50)
+    write_shards(FolderWeights(tmp_path), SHAPES, torch.float32, WEIGHTS.items(), most=50)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     first, second = shard_names(2)
     assert index == {"metadata": {"total_size": 84}, "weight_map": {"a": second, "b": first, "c": second}}
@@ -57,7 +58,7 @@ def test_the_index_says_where_each_tensor_is(tmp_path: Path) -> None:
 
 def test_values_of_any_layout_and_type_are_written_as_they_are(tmp_path: Path) -> None:
     transposed = torch.arange(12.0, dtype=torch.float64).reshape(4, 3).T
-    write_shards(tmp_path, {"t": (3, 4)}, torch.float32, [("t", transposed)])
+    write_shards(FolderWeights(tmp_path), {"t": (3, 4)}, torch.float32, [("t", transposed)])
     assert torch.equal(load_file(tmp_path / "model.safetensors")["t"], transposed.float())
 
 
@@ -70,7 +71,7 @@ def test_tensors_are_taken_one_at_a_time(tmp_path: Path) -> None:
             del made
             assert known() is None, "the one before is still held"
 
-    write_shards(tmp_path, SHAPES, torch.float32, tensors(), most=50)
+    write_shards(FolderWeights(tmp_path), SHAPES, torch.float32, tensors(), most=50)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
 
@@ -87,4 +88,4 @@ def test_other_tensors_than_were_announced_are_a_defect(
     tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        write_shards(tmp_path, SHAPES, torch.float32, tensors.items())
+        write_shards(FolderWeights(tmp_path), SHAPES, torch.float32, tensors.items())

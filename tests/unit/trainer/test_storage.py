@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -83,6 +84,28 @@ def test_memory_is_written_and_read_in_place(place: Place, size: int) -> None:
     if target:
         place.store.read_into(location, start, target)
         assert target == content[start:]
+
+
+@pytest.mark.parametrize("size", [0, 1000, (20 << 20) + 3], ids=["empty", "small", "in parts"])
+def test_what_is_written_piece_by_piece_appears_when_it_is_whole(place: Place, size: int) -> None:
+    content, location = os.urandom(size), S3Location(place.bucket, "made")
+    with place.store.writing(location, size) as target:
+        for start in range(0, size, 1 << 20):
+            target.write(content[start : start + (1 << 20)])
+        assert place.store.stat(location) is None
+    assert place.store.read(location) == content
+
+
+@pytest.mark.parametrize("size", [1000, 20 << 20], ids=["small", "in parts"])
+def test_what_is_not_written_to_its_end_does_not_appear(place: Place, size: int) -> None:
+    location = S3Location(place.bucket, "made")
+    message = f"{size - 1} bytes were written to {location}, {size} were announced"
+    with pytest.raises(ValueError, match=message), place.store.writing(location, size) as target:
+        target.write(bytes(size - 1))
+    with suppress(ZeroDivisionError), place.store.writing(location, size) as target:
+        target.write(bytes(size))
+        raise ZeroDivisionError
+    assert place.store.stat(location) is None
 
 
 def test_reading_past_the_end_is_a_storage_error(place: Place) -> None:

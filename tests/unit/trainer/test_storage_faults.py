@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 
 from finetune_api.plan import StoreAccess
@@ -93,12 +98,121 @@ def test_a_store_is_left_alone_for_as_long_as_it_asks(proxied: Proxied) -> None:
     assert time.monotonic() - started >= len(faults.met) == 2
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["at once", "gone on with"])
+def test_pieces_whose_last_answer_is_lost_are_not_sent_again(proxied: Proxied, begun: bool) -> None:
+    faults = Faults(seed=1, share=1.0, kinds=(Fault.LOST_ANSWER,), only="POST /")
+    store, content = proxied.store(faults), os.urandom(LARGE)
+    if begun:
+        Begun(proxied.place, "faulty/large").send(2, content[PIECE_BYTES : 2 * PIECE_BYTES])
+    with store.writing(proxied.at("faulty/large"), LARGE) as target:
+        target.write(content)
+    assert proxied.place.store.read(proxied.at("faulty/large")) == content
+    sent = [count for name, count in faults.asked.items() if "partNumber" in name and "PUT" in name]
+    assert sent == [1] * (3 if begun else 4)
+    assert proxied.leftovers() == 0
+
+
 def test_an_upload_whose_last_answer_is_lost_is_not_sent_again(proxied: Proxied) -> None:
     faults = Faults(seed=1, share=1.0, kinds=(Fault.LOST_ANSWER,), only="POST /")
     store, content = proxied.store(faults), os.urandom(LARGE)
     store.write(proxied.at("faulty/large"), memoryview(content))
     assert proxied.place.store.read(proxied.at("faulty/large")) == content
     assert all(count == 1 for name, count in faults.asked.items() if "partNumber" in name and "PUT" in name)
+
+
+def client_of(place: Place) -> Any:
+    """What does not depend on the code that is tested."""
+    keys: Any = {name.lower(): value for name, value in CREDENTIALS.items()}
+    return boto3.client("s3", endpoint_url=place.endpoint, region_name="us-east-1", **keys)
+
+
+def parts_of(place: Place, key: str) -> int:
+    """How many parts of an unfinished upload the store has."""
+    client, where = client_of(place), {"Bucket": place.bucket}
+    uploads = client.list_multipart_uploads(**where, Prefix=key).get("Uploads", ())
+    return sum(len(client.list_parts(**where, Key=key, UploadId=one["UploadId"]).get("Parts", ())) for one in uploads)
+
+
+class Begun:
+    """An upload that a process began by hand and did not end."""
+
+    def __init__(self, place: Place, key: str) -> None:
+        self._client = client_of(place)
+        self._place = {"Bucket": place.bucket, "Key": key}
+        self._upload = self._client.create_multipart_upload(**self._place, ChecksumAlgorithm="CRC64NVME")["UploadId"]
+
+    def send(self, number: int, content: bytes) -> None:
+        self._client.upload_part(
+            **self._place, UploadId=self._upload, PartNumber=number, Body=content, ChecksumAlgorithm="CRC64NVME"
+        )
+
+
+def parts_sent(proxied: Proxied, key: str, content: bytes) -> list[str]:
+    """Writes an object piece by piece; the numbers of the parts that were sent, as often as they were."""
+    counted = Faults(seed=1, share=0.0)
+    with proxied.store(counted).writing(proxied.at(key), len(content)) as target:
+        for start in range(0, len(content), 1 << 20):
+            target.write(content[start : start + (1 << 20)])
+    assert proxied.place.store.read(proxied.at(key)) == content
+    assert proxied.leftovers() == 0
+    sent = [number for name in counted.asked for number in re.findall(r"PUT .*partNumber=(\d+)", name)]
+    return sorted(sent)
+
+
+def test_a_broken_upload_is_gone_on_with_by_another_process(proxied: Proxied) -> None:
+    content = os.urandom(LARGE)
+    begun = Begun(proxied.place, "faulty/large")
+    for number in (1, 3):
+        begun.send(number, content[(number - 1) * PIECE_BYTES : number * PIECE_BYTES])
+    assert parts_sent(proxied, "faulty/large", content) == ["2", "4"]
+
+
+def test_a_part_that_is_another_is_sent_again(proxied: Proxied) -> None:
+    content = os.urandom(LARGE)
+    flipped = bytes([content[0] ^ 1]) + content[1:PIECE_BYTES]
+    begun = Begun(proxied.place, "faulty/large")
+    begun.send(1, flipped)
+    for number in (2, 3, 4):
+        begun.send(number, content[(number - 1) * PIECE_BYTES : number * PIECE_BYTES])
+    assert parts_sent(proxied, "faulty/large", content) == ["1"]
+
+
+def test_an_upload_that_was_cut_otherwise_is_removed(proxied: Proxied) -> None:
+    content = os.urandom(LARGE)
+    Begun(proxied.place, "faulty/large").send(1, content[: PIECE_BYTES + 1])
+    # Of another object whose name begins in the same way.
+    Begun(proxied.place, "faulty/large-one").send(1, content[:PIECE_BYTES])
+    counted = Faults(seed=1, share=0.0)
+    with proxied.store(counted).writing(proxied.at("faulty/large"), LARGE) as target:
+        target.write(content)
+    assert len([name for name in counted.asked if "PUT" in name and "partNumber" in name]) == 4
+    assert proxied.leftovers() == 1
+
+
+def test_a_process_that_is_killed_leaves_parts_that_count(proxied: Proxied, tmp_path: Path) -> None:
+    content = os.urandom(LARGE)
+    (tmp_path / "content").write_bytes(content)
+    code = (
+        "import os, sys, time\n"
+        "from finetune_api.plan import StoreAccess\n"
+        "from finetune_api.uris import S3Location\n"
+        "from finetune_trainer.storage.interface import StoreFields\n"
+        "from finetune_trainer.storage.s3 import open_store\n"
+        "store = open_store(StoreAccess(endpoint_url=sys.argv[1]), os.environ, StoreFields('a', 'b'))\n"
+        "content = open(sys.argv[3], 'rb').read()\n"
+        "with store.writing(S3Location(sys.argv[2], 'faulty/large'), len(content)) as target:\n"
+        "    target.write(content[:-1])\n"
+        "    time.sleep(3600)\n"
+    )
+    arguments = [proxied.place.endpoint, proxied.place.bucket, str(tmp_path / "content")]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], env=os.environ | CREDENTIALS)
+    deadline = time.monotonic() + 120
+    while parts_of(proxied.place, "faulty/large") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert parts_sent(proxied, "faulty/large", content) == ["4"]
 
 
 def test_content_that_stays_wrong_is_refused(proxied: Proxied, tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import torch
 
 from finetune_api.spec import Objective, PartialOptions
 from finetune_trainer.errors import UserError
-from finetune_trainer.models.adapter import save_adapter
 from finetune_trainer.models.load import build_model
 from finetune_trainer.models.parameters import Parameters, count_parameters
 from finetune_trainer.models.partial import check_parts_of
 from finetune_trainer.models.reward_head import padding_token
 from finetune_trainer.prepare import prepare
 from support.run_plans import Place
+from support.saved_adapters import save_adapter
 from support.tiny_model import write_tiny_model
 from support.training_runs import make_spec
 

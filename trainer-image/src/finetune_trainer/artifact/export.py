@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from finetune_api.spec import ArtifactForm, FineTuneJobSpec
 from finetune_trainer.artifact.manifest import Kind
 from finetune_trainer.artifact.shards import write_shards
+from finetune_trainer.artifact.weights import Target
 from finetune_trainer.artifact.wholemodel import (
     as_in_files,
     checkpoint_shapes,
@@ -23,9 +24,9 @@ from finetune_trainer.artifact.wholemodel import (
     plain_model,
 )
 from finetune_trainer.data.tokenizer import TEMPLATE, TOKENIZER_CONFIG
-from finetune_trainer.models.adapter import save_adapter
+from finetune_trainer.models.adapter import adapter_file, write_adapter_config
 from finetune_trainer.models.load import DTYPES
-from finetune_trainer.models.modelfiles import GENERATION_CONFIG, TOKENIZER_FILES
+from finetune_trainer.models.modelfiles import ADAPTER_WEIGHTS, GENERATION_CONFIG, TOKENIZER_FILES
 from finetune_trainer.models.sources import base_model_name
 from finetune_trainer.training.engine import Engine
 
@@ -36,38 +37,38 @@ def kind_of(model: torch.nn.Module, spec: FineTuneJobSpec) -> Kind:
     return Kind.ADAPTER if adapter else Kind.MODEL
 
 
-def export(engine: Engine, model: torch.nn.Module, spec: FineTuneJobSpec, base: Path, into: Path | None) -> None:
+def export(engine: Engine, model: torch.nn.Module, spec: FineTuneJobSpec, base: Path, into: Target | None) -> None:
     """Gathers the trained weights and writes them with the tokenizer of the base model.
 
     Adapters are written in float32, whole models in the precision they were computed in, and tensor by tensor but for
     the few architectures whose files hold their weights in another form.
-    Collective; only the rank that passes ``into``, which is created anew, keeps the weights and writes.
+    Collective; only the rank that passes ``into``, whose folder is created anew, keeps the weights and writes.
     """
     if into is not None:
-        shutil.rmtree(into, ignore_errors=True)
-        into.mkdir(parents=True)
+        shutil.rmtree(into.folder, ignore_errors=True)
+        into.folder.mkdir(parents=True)
     if kind_of(model, spec) is Kind.ADAPTER:
         _export_adapter(engine, model, base_model_name(spec), into)
     else:
         _export_model(engine, model, DTYPES[spec.hyperparameters.precision], base, into)
     if into is None:
         return
-    copy_tokenizer(base, into)
+    copy_tokenizer(base, into.folder)
     if spec.dataset.chat_template:
-        write_template(spec.dataset.chat_template, into)
-    for path in into.iterdir():
-        # safetensors makes its files readable by their owner only.
-        path.chmod(0o644)
+        write_template(spec.dataset.chat_template, into.folder)
 
 
-def _export_adapter(engine: Engine, model: torch.nn.Module, base_name: str, into: Path | None) -> None:
+def _export_adapter(engine: Engine, model: torch.nn.Module, base_name: str, into: Target | None) -> None:
     weights = {name: value for name, value in engine.master_weights() if into is not None}
     if into is not None:
         assert isinstance(model, PeftModel)
-        save_adapter(model, weights, base_name, into)
+        content = adapter_file(model, weights)
+        with into.weights.writing(ADAPTER_WEIGHTS, len(content)) as output:
+            output.write(content)
+        write_adapter_config(model, base_name, into.folder)
 
 
-def _export_model(engine: Engine, model: torch.nn.Module, dtype: torch.dtype, base: Path, into: Path | None) -> None:
+def _export_model(engine: Engine, model: torch.nn.Module, dtype: torch.dtype, base: Path, into: Target | None) -> None:
     tensors = checkpoint_tensors(engine, model)
     if into is None:
         # The others take part in the gathering, and keep nothing.
@@ -75,13 +76,13 @@ def _export_model(engine: Engine, model: torch.nn.Module, dtype: torch.dtype, ba
         return
     if computes_its_weights(model):
         state = as_in_files(model, {name: value.to("cpu", dtype, copy=True) for name, value in tensors})
-        write_shards(into, {name: tuple(value.shape) for name, value in state.items()}, dtype, state.items())
+        write_shards(into.weights, {name: tuple(value.shape) for name, value in state.items()}, dtype, state.items())
     else:
-        write_shards(into, checkpoint_shapes(model), dtype, tensors)
-    write_config(plain_model(model), dtype, into)
+        write_shards(into.weights, checkpoint_shapes(model), dtype, tensors)
+    write_config(plain_model(model), dtype, into.folder)
     # As it is: how answers are generated is no part of what was learned.
     if (base / GENERATION_CONFIG).is_file():
-        shutil.copyfile(base / GENERATION_CONFIG, into / GENERATION_CONFIG)
+        shutil.copyfile(base / GENERATION_CONFIG, into.folder / GENERATION_CONFIG)
 
 
 def write_config(model: PreTrainedModel, dtype: torch.dtype, into: Path) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
+from finetune_trainer.artifact.weights import Weights
 from finetune_trainer.models.modelfiles import WEIGHTS, WEIGHTS_INDEX
+from finetune_trainer.storage.interface import Writer
 
 MAX_SHARD_BYTES = 4_000_000_000
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -44,7 +45,7 @@ def shard_names(count: int) -> list[str]:
 
 
 def write_shards(
-    folder: Path,
+    weights: Weights,
     shapes: Shapes,
     dtype: torch.dtype,
     tensors: Iterable[tuple[str, torch.Tensor]],
@@ -53,7 +54,7 @@ def write_shards(
     """Writes a model's weights, and the index if they take several files.
 
     Args:
-        folder: an existing folder.
+        weights: where the files go.
         shapes: of all tensors, in the order in which they come.
         dtype: in which all of them are stored.
         tensors: name and whole value, on any device and of any floating-point type; taken one at a time.
@@ -67,8 +68,9 @@ def write_shards(
     files = shard_names(len(shards))
     coming = iter(tensors)
     for file, names in zip(files, shards, strict=True):
-        with (folder / file).open("wb") as output:
-            _write_header(output, {name: shapes[name] for name in names}, sizes, dtype)
+        header = _header({name: shapes[name] for name in names}, sizes, dtype)
+        with weights.writing(file, len(header) + sum(sizes[name] for name in names)) as output:
+            output.write(header)
             for name in names:
                 _write_tensor(output, name, shapes[name], dtype, next(coming, None))
     if next(coming, None) is not None:
@@ -76,10 +78,12 @@ def write_shards(
     if len(files) > 1:
         places = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(places.items()))}
-        (folder / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        content = (json.dumps(index, indent=2) + "\n").encode()
+        with weights.writing(WEIGHTS_INDEX, len(content)) as output:
+            output.write(content)
 
 
-def _write_header(output: BinaryIO, shapes: Shapes, sizes: Mapping[str, int], dtype: torch.dtype) -> None:
+def _header(shapes: Shapes, sizes: Mapping[str, int], dtype: torch.dtype) -> bytes:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -87,11 +91,11 @@ def _write_header(output: BinaryIO, shapes: Shapes, sizes: Mapping[str, int], dt
         entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-len(header) % _ALIGNMENT)
-    output.write(len(header).to_bytes(_ALIGNMENT, "little") + header)
+    return len(header).to_bytes(_ALIGNMENT, "little") + header
 
 
 def _write_tensor(
-    output: BinaryIO,
+    output: Writer,
     name: str,
     shape: Sequence[int],
     dtype: torch.dtype,

@@ -19,7 +19,7 @@ from peft import (
     load_peft_weights,
     set_peft_model_state_dict,
 )
-from safetensors.torch import save_file
+from safetensors.torch import save
 from transformers import PreTrainedModel
 
 from finetune_api.spec import FineTuneJobSpec, LoraOptions, Objective
@@ -179,21 +179,23 @@ def _check_targets(base: PreTrainedModel, names: tuple[str, ...]) -> None:
             )
 
 
-def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], base_name: str, folder: Path) -> None:
-    """Writes adapter_model.safetensors and adapter_config.json, the same bytes for the same weights.
+def adapter_file(model: PeftModel, weights: dict[str, torch.Tensor]) -> bytes:
+    """Content of adapter_model.safetensors, the same bytes for the same weights.
 
     Args:
         model: the trained model; its own weights are not read, they may be partitioned.
         weights: by parameter name of ``model``, full and float32.
-        base_name: id under which others find the base model.
-        folder: an existing folder.
     """
     state = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / "adapter_model.safetensors")
+    return save({name: value.contiguous() for name, value in state.items()})
+
+
+def write_adapter_config(model: PeftModel, base_name: str, folder: Path) -> None:
+    """Writes adapter_config.json; ``base_name`` is the id under which others find the base model."""
     config = model.peft_config["default"].to_dict()
     config |= {"base_model_name_or_path": base_name, "inference_mode": True}
     config["target_modules"] = _targets(model)
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
 
 
 def _targets(model: PeftModel) -> list[str]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Iterable
-from pathlib import Path
-
-_READ_BYTES = 1 << 20
 
 
 def block_sum(content: memoryview) -> str:
@@ -28,15 +25,6 @@ def crc64(content: bytes | memoryview, before: int = 0) -> int:
     from awscrt import checksums
 
     return int(checksums.crc64nvme(content, before))
-
-
-def file_crc64(path: Path) -> int:
-    """CRC-64/NVME of a file."""
-    found = 0
-    with path.open("rb") as file:
-        while content := file.read(_READ_BYTES):
-            found = crc64(content, found)
-    return found
 
 
 def joined_crc64(pieces: Iterable[tuple[int, int]]) -> int:

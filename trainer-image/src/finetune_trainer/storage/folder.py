@@ -12,7 +12,7 @@ from typing import IO
 
 from finetune_api.uris import S3Location
 from finetune_trainer.errors import StorageError, TrainerError, UserError
-from finetune_trainer.storage.interface import CHUNK_BYTES, StoredObject, StoreFields
+from finetune_trainer.storage.interface import CHUNK_BYTES, StoredObject, StoreFields, Writer, check_written
 from finetune_trainer.storage.s3errors import missing_bucket
 
 # Objects that are being written; no key of ours begins so.
@@ -80,6 +80,12 @@ class FolderStore:
     def write(self, location: S3Location, content: memoryview) -> None:
         with self._new(location) as target:
             target.write(content)
+
+    @contextmanager
+    def writing(self, location: S3Location, size: int) -> Iterator[Writer]:
+        with self._new(location) as target:
+            yield target
+            check_written(location, target.tell(), size)
 
     def read_into(self, location: S3Location, start: int, target: memoryview) -> None:
         with self._words(location), self._path(location).open("rb", buffering=0) as file:

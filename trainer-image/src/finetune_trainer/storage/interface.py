@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,6 +22,13 @@ class StoredObject:
     location: S3Location
     size: int
     entity_tag: str
+
+
+class Writer(Protocol):
+    """Takes the content of an object or a file in order."""
+
+    def write(self, content: bytes | memoryview, /) -> int:
+        """Takes the next bytes, which may change as soon as it returns; gives their number."""
 
 
 class ObjectStore(Protocol):
@@ -57,6 +65,14 @@ class ObjectStore(Protocol):
     def write(self, location: S3Location, content: memoryview) -> None:
         """Writes an object of any size straight from memory, in parts when it is large."""
 
+    def writing(self, location: S3Location, size: int) -> AbstractContextManager[Writer]:
+        """For an object of exactly ``size`` bytes that is made piece by piece: it appears, whole, when the block ends
+        well. Memory does not grow with the size, and what a process that died had sent of the same is not sent again.
+
+        Raises:
+            ValueError: other than ``size`` bytes were written.
+        """
+
     def read_into(self, location: S3Location, start: int, target: memoryview) -> None:
         """Fills ``target`` from ``start`` of an object; StorageError when the object does not reach so far."""
 
@@ -65,6 +81,12 @@ class ObjectStore(Protocol):
 
     def delete(self, location: S3Location) -> None:
         """Deletes an object; nothing happens when there is none."""
+
+
+def check_written(location: S3Location, found: int, announced: int) -> None:
+    """Raises ValueError when other than the announced number of bytes was written."""
+    if found != announced:
+        raise ValueError(f"{found} bytes were written to {location}, {announced} were announced")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,11 @@ as a :class:`TrainerError` in words.
 
 from __future__ import annotations
 
+import functools
+import io
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,15 +28,26 @@ from botocore.parsers import ResponseParserError
 from finetune_api.plan import RunPlan, StoreAccess
 from finetune_api.uris import S3Location
 from finetune_trainer.errors import StorageError, UserError
-from finetune_trainer.storage.checksums import crc64, file_crc64, joined_crc64, wire_crc64
+from finetune_trainer.storage.checksums import crc64, joined_crc64, wire_crc64
 from finetune_trainer.storage.folder import FolderStore
-from finetune_trainer.storage.interface import CHUNK_BYTES, ObjectStore, StoredObject, StoreFields, fields_of
+from finetune_trainer.storage.interface import (
+    CHUNK_BYTES,
+    ObjectStore,
+    StoredObject,
+    StoreFields,
+    Writer,
+    check_written,
+    fields_of,
+)
+from finetune_trainer.storage.parts import GoingOn, Parted, Sender, most_advanced, unfinished
 from finetune_trainer.storage.ranges import PIECE_BYTES
 from finetune_trainer.storage.s3client import Client, Connection, answer_of, client_of, in_words
 from finetune_trainer.storage.s3errors import EXISTS, NOT_FOUND, StreamFailed, missing_credentials, refusal, unreachable
 
 if TYPE_CHECKING:
     from finetune_trainer.storage.streams import Streams
+
+logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 _KEY_PAIR = ("aws_access_key_id", "aws_secret_access_key")
@@ -192,11 +207,9 @@ class S3Store:
                     raise
 
     def upload(self, path: Path, location: S3Location) -> None:
-        size = path.stat().st_size
-        if size < PIECE_BYTES:
-            self.put(location, path.read_bytes())
-            return
-        self._stream(location, path, size, lambda: file_crc64(path))
+        with path.open("rb") as source, self.writing(location, path.stat().st_size) as target:
+            while content := source.read(CHUNK_BYTES):
+                target.write(content)
 
     def put(self, location: S3Location, content: bytes) -> None:
         with self._words(location):
@@ -221,39 +234,73 @@ class S3Store:
         if len(content) < PIECE_BYTES:
             self.put(location, bytes(content))
             return
-        self._stream(location, content, len(content), lambda: crc64(content))
-
-    def _stream(self, location: S3Location, content: memoryview | Path, size: int, summed: Callable[[], int]) -> None:
-        """Uploads in parts, and compares what the store says of the whole object."""
-        with self._words(location):
-            before = self._head(location)
-            expected = wire_crc64(summed()) if self._shared.checksums else None
+        # Summed up beside the upload, which leaves Python alone.
+        with self._words(location), ThreadPoolExecutor(1, thread_name_prefix="sum") as pool:
+            summed = pool.submit(crc64, content)
             try:
-                self._send(location, content, size)
-            except StreamFailed as failed:
-                # The upload is no more and the object is there: only the last answer was lost.
-                lost = failed.refusal is not None and failed.refusal.code == "NoSuchUpload"
-                if not (lost and self._arrived(location, size, expected, before)):
-                    raise
-            else:
-                if not self._arrived(location, size, expected, None):
-                    raise StorageError(f"{location} arrived with another size or checksum than it has here", _DAMAGED)
+                self._settle(
+                    location, len(content), lambda: self._streams(location).upload(location.key, content), summed.result
+                )
+            finally:
+                # Where the answer to the first request was lost, a second upload was begun.
+                self._abort_all(location.bucket, location.key)
 
-    def _send(self, location: S3Location, content: memoryview | Path, size: int) -> None:
-        try:
-            self._streams(location).upload(location.key, content, size)
-        finally:
-            # Where the answer to the first request was lost, a second upload was begun.
+    @contextmanager
+    def writing(self, location: S3Location, size: int) -> Iterator[Writer]:
+        if size < PIECE_BYTES:
+            small = io.BytesIO()
+            yield small
+            check_written(location, small.tell(), size)
+            self.put(location, small.getvalue())
+            return
+        with self._words(location):
+            sender = self._sender(location, size)
+            content = Parted(sender, size)
+            try:
+                yield content
+                content.flush()
+                check_written(location, content.written, size)
+            except BaseException:
+                sender.leave()
+                raise
+            self._settle(location, size, sender.finish, lambda: content.crc)
             self._abort_all(location.bucket, location.key)
 
-    def _arrived(self, location: S3Location, size: int, expected: str | None, before: Mapping[str, Any] | None) -> bool:
+    def _sender(self, location: S3Location, size: int) -> Sender:
+        """Goes on with what a process that died has sent of this object, if that was cut in the same way."""
+        bucket, key = location.bucket, location.key
+        begun = [unfinished(self._client, bucket, key, upload) for upload in self._uploads(bucket, key)]
+        best = most_advanced(begun, size)
+        for other in begun:
+            if other is not best:
+                self._abort(bucket, key, other.upload)
+        if best is None:
+            return self._streams(location).sender(key, size)
+        logger.info("going on with an upload of %s that was cut off: %d parts are there", location, len(best.parts))
+        return GoingOn(self._client, {"Bucket": bucket, "Key": key}, best, self._shared.checksums)
+
+    def _settle(self, location: S3Location, size: int, end: Callable[[], None], crc: Callable[[], int]) -> None:
+        """Ends an upload, and compares what the store says of the whole object."""
+        try:
+            end()
+        except StreamFailed as failed:
+            # The upload is no more and the object is there: only the last answer was lost.
+            lost = failed.refusal is not None and failed.refusal.code == "NoSuchUpload"
+            if not (lost and self._arrived(location, size, crc(), lost=True)):
+                raise
+            return
+        if not self._arrived(location, size, crc(), lost=False):
+            raise StorageError(f"{location} arrived with another size or checksum than it has here", _DAMAGED)
+
+    def _arrived(self, location: S3Location, size: int, crc: int, *, lost: bool) -> bool:
+        """Whether an object is at the store; ``lost`` where the store has not said that it was written just now."""
         head = self._head(location)
         if head is None or head["ContentLength"] != size:
             return False
-        found = head.get("ChecksumCRC64NVME")
-        if expected and found:
-            return bool(found == expected)
-        return before is None or head["ETag"] != before["ETag"]
+        if "ChecksumCRC64NVME" in head:
+            return bool(head["ChecksumCRC64NVME"] == wire_crc64(crc))
+        # An older object of the same size can be told by its content only.
+        return not lost or crc == functools.reduce(lambda before, part: crc64(part, before), self.chunks(location), 0)
 
     def read_into(self, location: S3Location, start: int, target: memoryview) -> None:
         with self._words(location):
@@ -264,13 +311,21 @@ class S3Store:
 
     def abort_uploads(self, prefix: S3Location) -> int:
         with self._words(prefix):
-            return self._abort_all(prefix.bucket, f"{prefix.key}/")
+            found = list(self._listed_uploads(prefix.bucket, f"{prefix.key}/"))
+            for entry in found:
+                self._abort(prefix.bucket, entry["Key"], entry["UploadId"])
+            return len(found)
 
-    def _abort_all(self, bucket: str, beginning: str) -> int:
-        found = list(self._listed("list_multipart_uploads", "Uploads", Bucket=bucket, Prefix=beginning))
-        for upload in found:
-            self._abort(bucket, upload["Key"], upload["UploadId"])
-        return len(found)
+    def _listed_uploads(self, bucket: str, beginning: str) -> Iterator[Mapping[str, Any]]:
+        return self._listed("list_multipart_uploads", "Uploads", Bucket=bucket, Prefix=beginning)
+
+    def _uploads(self, bucket: str, key: str) -> list[str]:
+        """Uploads of one object that were begun and not ended."""
+        return [entry["UploadId"] for entry in self._listed_uploads(bucket, key) if entry["Key"] == key]
+
+    def _abort_all(self, bucket: str, key: str) -> None:
+        for upload in self._uploads(bucket, key):
+            self._abort(bucket, key, upload)
 
     def _abort(self, bucket: str, key: str, upload: str) -> None:
         try:

@@ -6,7 +6,8 @@ boto3 itself would only add to the start-up time.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
@@ -35,6 +36,7 @@ from finetune_trainer.storage.interface import StoreFields
 from finetune_trainer.storage.retries import Answer, Trouble, asked_seconds, delay, trouble_of
 from finetune_trainer.storage.s3errors import (
     Refusal,
+    StreamFailed,
     missing_bucket,
     missing_credentials,
     refusal,
@@ -168,6 +170,15 @@ def answer_of(error: ClientError) -> Refusal:
     body = error.response.get("Error", {})
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return Refusal(str(body.get("Code", status)), str(body.get("Message", "")), int(status))
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turns a store's error answers into :class:`StreamFailed`."""
+    try:
+        yield
+    except ClientError as error:
+        raise StreamFailed(str(error), answer_of(error)) from error
 
 
 def in_words(error: BaseException, location: S3Location, fields: StoreFields, endpoint: str | None) -> TrainerError:

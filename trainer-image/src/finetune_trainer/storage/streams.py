@@ -12,10 +12,10 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import obstore
@@ -86,17 +86,22 @@ class Streams:
     def __init__(self, client: Client, bucket: str) -> None:
         self._bucket = _opened(_Place(client, bucket))
 
-    def upload(self, key: str, content: memoryview | Path, size: int) -> None:
-        """Writes an object from memory or a file; it appears when it is whole.
+    def upload(self, key: str, content: memoryview) -> None:
+        """Writes an object from memory; it appears when it is whole.
 
         Raises:
             StreamFailed: nothing appears, and no part is left behind, unless the process or the store died.
         """
+        part = part_bytes(len(content))
+        # Piece by piece, since of memory as a whole obstore makes two copies.
+        pieces = (content[start : start + length] for start, length in ranges(len(content), part))
+        with _failures():
+            obstore.put(self._bucket, key, pieces, use_multipart=True, chunk_size=part, max_concurrency=AT_ONCE)
+
+    def sender(self, key: str, size: int) -> Sending:
+        """For an object of ``size`` bytes whose parts are still to be made."""
         part = part_bytes(size)
-        try:
-            obstore.put(self._bucket, key, content, use_multipart=True, chunk_size=part, max_concurrency=AT_ONCE)
-        except (BaseError, FileNotFoundError) as error:
-            raise _described(error) from error
+        return Sending(obstore.open_writer(self._bucket, key, buffer_size=part, max_concurrency=AT_ONCE))
 
     def range(self, key: str, start: int, length: int, entity_tag: str | None = None) -> Any:
         """Bytes ``start`` to ``start + length`` of an object as a buffer; fewer where it ends before.
@@ -120,6 +125,36 @@ class Streams:
                     yield begun, piece.result()
             for begun, piece in waiting:
                 yield begun, piece.result()
+
+
+class Sending:
+    """Sends the parts of a new object; see :class:`finetune_trainer.storage.parts.Sender`."""
+
+    def __init__(self, writer: obstore.WritableFile) -> None:
+        self._writer: obstore.WritableFile | None = writer
+
+    def send(self, part: memoryview) -> None:
+        assert self._writer
+        with _failures():
+            self._writer.write(part)
+
+    def finish(self) -> None:
+        assert self._writer
+        with _failures():
+            self._writer.close()
+
+    def leave(self) -> None:
+        # Closing would make an object of what is there, and aborting would remove it.
+        self._writer = None
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    # What fails while an upload is ended leaves obstore as an OSError.
+    except (BaseError, OSError) as error:
+        raise _described(error) from error
 
 
 def _described(error: BaseException) -> StreamFailed:

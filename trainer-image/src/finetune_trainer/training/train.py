@@ -13,10 +13,11 @@ import torch
 from finetune_api.outcomes import Stage
 from finetune_api.plan import RunPlan
 from finetune_api.results import EvaluationResult, Prepared
-from finetune_api.spec import Publish
+from finetune_api.spec import FineTuneJobSpec, Publish
 from finetune_trainer.artifact.export import export, kind_of
 from finetune_trainer.artifact.manifest import Kind
 from finetune_trainer.artifact.records import write_records
+from finetune_trainer.artifact.weights import FolderWeights, Target, Weights
 from finetune_trainer.data.splits import Splits, TokenizedSplit
 from finetune_trainer.errors import Diverged
 from finetune_trainer.models.load import build_model
@@ -78,6 +79,11 @@ class Trained:
     losses: tuple[tuple[int, float], ...] = ()
 
 
+def keeps_best(spec: FineTuneJobSpec) -> bool:
+    """Whether the best weights are exported whenever an evaluation finds them, instead of the last at the end."""
+    return spec.evaluation.publish is Publish.BEST
+
+
 class Training:
     """One training. Every rank runs it in step; rank 0 also logs, reports and writes files."""
 
@@ -90,7 +96,9 @@ class Training:
         reporter: Reporter,
         pulse: AnyPulse | None = None,
         stop: StopRequest | None = None,
+        weights: Weights | None = None,
     ) -> None:
+        """``weights`` takes those of rank 0 when training is over, if they are not to stay in the workspace."""
         self.stage = Stage.TRAIN
         self._pulse = pulse or NoPulse()
         self._plan, self._spec, self._prepared, self._workspace = plan, plan.spec, prepared, workspace
@@ -102,7 +110,10 @@ class Training:
         self._stopped_at: int | None = None
         self._stop = stop or StopRequest()
         rank = Rank(place.rank, place.world_size, place.device)
-        kept = workspace.artifact if self._keeps_best and place.rank == 0 else None
+        leader = place.rank == 0
+        target = Target(workspace.artifact, weights or FolderWeights(workspace.artifact))
+        self._target = target if leader else None
+        kept = workspace.artifact if leader and keeps_best(plan.spec) else None
         self.checkpoints = Checkpoints(plan, prepared, rank, os.environ, self._stop, reporter, self._pulse, kept)
         self._history = History()
         self._sampler: Sampler | None = None
@@ -139,10 +150,13 @@ class Training:
             finally:
                 if metrics:
                     metrics.close()
-            if not self._keeps_best:
+            if not keeps_best(self._spec):
                 self._sample(engine, len(self._steps))
-                self._export(engine)
             self.checkpoints.finish()
+        # From here on whoever is asked to stop ends at once: the end of training is saved, and what was sent of the
+        # weights is gone on with.
+        if not keeps_best(self._spec):
+            self._export(engine)
         evaluation = self._evaluation()
         if leader:
             write_records(self._plan, self._prepared, self._workspace, self._history, evaluation)
@@ -174,11 +188,6 @@ class Training:
         self.checkpoints.begin_last()
         self._evaluate(engine, splits, metrics, total)
 
-    @property
-    def _keeps_best(self) -> bool:
-        """Whether the best weights are exported whenever an evaluation finds them, instead of the last at the end."""
-        return self._spec.evaluation.publish is Publish.BEST
-
     def _stop_early(self, step: int) -> None:
         self.stage, self._stopped_at = Stage.EVALUATE, step
         self.checkpoints.begin_last()
@@ -193,8 +202,7 @@ class Training:
 
     def _export(self, engine: Engine) -> None:
         self._pulse.enter(Phase.EXPORT)
-        into = self._workspace.artifact if self._place.rank == 0 else None
-        export(engine, self._model, self._spec, self._workspace.model, into)
+        export(engine, self._model, self._spec, self._workspace.model, self._target)
 
     def _before_training(self, engine: Engine, splits: Splits, order: BatchOrder | PackedOrder) -> None:
         self._reporter.report(Stage.TRAIN, "preparing the objective")
@@ -286,7 +294,7 @@ class Training:
             print(f"held-out loss {means.loss:.4f} after step {step}", flush=True)
         if step == 0:
             self._sample(engine, step)
-        if self._keeps_best and self._leader_says(engine, best(self._evaluations) is self._evaluations[-1]):
+        if keeps_best(self._spec) and self._leader_says(engine, best(self._evaluations) is self._evaluations[-1]):
             self._sample(engine, step)
             self._export(engine)
 
@@ -319,7 +327,7 @@ class Training:
     def _evaluation(self) -> EvaluationResult | None:
         if not self._evaluations:
             return None
-        published = best(self._evaluations) if self._keeps_best else None
+        published = best(self._evaluations) if keeps_best(self._spec) else None
         return evaluation_result(self._evaluations, published or self._evaluations[-1], self._stopped_at)
 
     def _log_hyperparameters(self) -> None:

@@ -11,9 +11,10 @@ import torch
 import torch.distributed
 
 from finetune_api.outcomes import ExitCode, Stage, StageOutcome
-from finetune_api.plan import RunPlan
+from finetune_api.plan import OUTPUT, RunPlan
 from finetune_api.results import Prepared
 from finetune_trainer.artifact.modelcard import MODEL_CARD, model_card
+from finetune_trainer.artifact.weights import StreamedWeights
 from finetune_trainer.data.splits import Splits, open_splits
 from finetune_trainer.errors import Preempted, RendezvousFailed, TrainerError
 from finetune_trainer.failures import as_trainer_error
@@ -22,7 +23,7 @@ from finetune_trainer.progress import Reporter, open_reporter
 from finetune_trainer.settings import collective_timeout, hang_limit
 from finetune_trainer.signals import StopRequest, die_with_parent, preempted
 from finetune_trainer.training.heartbeat import AnyPulse, Phase, Pulse, write_stacks_on_signal
-from finetune_trainer.training.train import Place, Trained, Training
+from finetune_trainer.training.train import Place, Trained, Training, keeps_best
 from finetune_trainer.workspace import Workspace, workspace_of
 
 logger = logging.getLogger(__name__)
@@ -89,15 +90,27 @@ class Worker:
         return outcome
 
     def _train(self, prepared: Prepared, place: Place) -> Trained:
-        training = Training(self._plan, prepared, self._workspace, place, self.reporter, self._pulse, self._stop)
+        self._streamed = self._stream(prepared)
+        training = Training(
+            self._plan, prepared, self._workspace, place, self.reporter, self._pulse, self._stop, self._streamed
+        )
         self._checkpoints = training.checkpoints
         try:
             return training.run(load_splits(self._workspace, prepared))
         finally:
             self.stage = training.stage
 
-    def _publish(self, prepared: Prepared, trained: Trained) -> StageOutcome:
+    def _stream(self, prepared: Prepared) -> StreamedWeights | None:
+        """Weights go to the store while they are gathered, but for the best, which others may take the place of."""
+        if self._rank != 0 or keeps_best(self._plan.spec):
+            return None
         # Only this rank needs the object store.
+        from finetune_trainer.artifact.publish import artifact_prefix
+        from finetune_trainer.storage.s3 import store_of
+
+        return StreamedWeights(store_of(self._plan, OUTPUT, os.environ), artifact_prefix(self._plan, prepared))
+
+    def _publish(self, prepared: Prepared, trained: Trained) -> StageOutcome:
         from finetune_trainer.artifact.publish import publish
 
         self.reporter.report(Stage.PUBLISH, "uploading and verifying the artifact")
@@ -111,6 +124,7 @@ class Worker:
             self._workspace.model,
             trained.evaluation,
             {"versions": library_versions(), "origins": dict(self._plan.origins)},
+            self._streamed.files if self._streamed else (),
         )
         return StageOutcome(stage=Stage.PUBLISH, artifact=artifact, evaluation=trained.evaluation)
 
