@@ -29,7 +29,7 @@ def test_preferences_on_the_adapter_of_a_job_that_is_applied_later(
         "dpo",
         model={"source": "job://sft", "name": None},
         dataset={"train": [{"source": pairs, "format": "preference"}]},
-        method={"objective": "dpo", "lora": None},
+        method={"objective": "dpo", "lora": None, "dpo": {"referenceModel": {"source": "job://sft"}}},
     )
     waiting = platform.wait(namespace, "dpo", lambda job: condition(job, "Prepared").get("reason") == "JobNotFound")
     assert waiting["status"]["state"] == "Pending"
@@ -40,6 +40,10 @@ def test_preferences_on_the_adapter_of_a_job_that_is_applied_later(
     sft = platform.job(namespace, "sft")
     assert dpo["status"]["upstream"]["uri"] == sft["status"]["artifact"]["uri"]
     assert dpo["status"]["upstream"]["model"]["source"] == sft["spec"]["model"]["source"]
+    # The reference is what training began with, so it starts without a margin.
+    assert dpo["status"]["referenceUpstream"]["uri"] == sft["status"]["artifact"]["uri"]
+    assert abs(float(dpo["status"]["evaluation"]["before"]["rewardMargin"])) < 1e-2
+    assert abs(float(dpo["status"]["evaluation"]["after"]["rewardMargin"])) > 1e-5
     assert {"rewardAccuracy", "rewardMargin"} <= dpo["status"]["evaluation"]["after"].keys()
     base = AutoModelForCausalLM.from_pretrained(platform.download(platform.uri("models/tiny"), tmp_path / "base"))
     tokens = torch.arange(16)[None]

@@ -75,6 +75,13 @@ def _optimizer(options: HyperparametersSpec, weights: list[torch.Tensor]) -> tor
     return torch.optim.AdamW(weights, betas=betas, eps=float(options.epsilon or "1e-8"), **common)
 
 
+def _exact(model: Any) -> Any:
+    for module in model.modules():
+        # Else bitsandbytes computes in bfloat16 when it evaluates.
+        module.support_avx512bf16_for_cpu = False
+    return model
+
+
 def train_reference(
     model_folder: Path,
     spec: FineTuneJobSpec,
@@ -82,18 +89,21 @@ def train_reference(
     held_out: Rows,
     steps: int,
     adapter: Path | None = None,
+    compared: Path | None = None,
     **load: Any,
 ) -> Reference:
-    """Trains with weights in the precision of the spec, masters and optimizer in float32."""
+    """Trains with weights in the precision of the spec, masters and optimizer in float32.
+
+    ``adapter`` is one to go on from, ``compared`` another model that is the reference.
+    """
     options, loss_function = spec.hyperparameters, loss_of(spec)
-    base = load_model(model_folder, spec, **load)
-    for module in base.modules():
-        # Else bitsandbytes computes in bfloat16 when it evaluates.
-        module.support_avx512bf16_for_cpu = False
+    base = _exact(load_model(model_folder, spec, **load))
     plain = deepcopy(base)
     model = tuned(base, spec, adapter)
     # The reference is what the model was before its first step.
     reference = deepcopy(model) if adapter else plain
+    if compared:
+        reference = _exact(load_model(compared, spec, **load))
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(base.dtype)

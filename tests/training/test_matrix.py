@@ -84,7 +84,14 @@ CONTINUED = [
     *(Cell("sft", "qlora", stage, INITIAL) for stage in range(3)),
     Cell("dpo", "lora", 3, INITIAL),
 ]
-CELLS = GRID + QLORA + OPTIONS + CONTINUED
+OTHER = '"referenceModel": {"source": "s3://bucket/other"}'
+COMPARED = [
+    Cell("dpo", "full", 3, f'{{"dpo": {{{OTHER}}}}}'),
+    Cell("dpo", "lora", 2, f'{{"dpo": {{{OTHER}}}}}'),
+    Cell("kto", "lora", 1, f'{{"kto": {{{OTHER}}}}}'),
+    Cell("dpo", "qlora", 2, f'{{"dpo": {{{OTHER}}}}}'),
+]
+CELLS = GRID + QLORA + OPTIONS + CONTINUED + COMPARED
 
 
 class Matrix:
@@ -94,6 +101,9 @@ class Matrix:
         self._folder, self.store = folder, folder / "store"
         self.model = write_tiny_model(
             self.store / "bucket" / "model", hidden_size=16, heads=2, key_value_heads=1, max_positions=64
+        )
+        self.other = write_tiny_model(
+            self.store / "bucket" / "other", seed=9, hidden_size=32, heads=2, key_value_heads=1, max_positions=64
         )
         self.adapter = write_adapter(self.model, self.store / "bucket" / "adapter")
         self.reference = cache(self._reference)
@@ -110,7 +120,8 @@ class Matrix:
         try:
             adapter = self.adapter if spec.method.initial_adapter else None
             splits = open_splits(self.data(objective))
-            return train_reference(self.model, spec, *splits, STEPS, adapter, **quantized(tuning))
+            other = self.other if spec.method.reference_model else None
+            return train_reference(self.model, spec, *splits, STEPS, adapter, other, **quantized(tuning))
         finally:
             torch.set_num_threads(threads)
 
@@ -124,6 +135,7 @@ class Matrix:
                 (workspace / "model").symlink_to(self.model)
                 (workspace / "data").symlink_to(self.data(objective))
                 (workspace / "adapter").symlink_to(self.adapter)
+                (workspace / "reference").symlink_to(self.other)
         run_gang(self._folder, 1, 2, "support.train_matrix", str(self._folder / "runs"), seconds=500)
         return self._folder / "runs"
 

@@ -24,10 +24,12 @@ CASES: dict[str, dict[str, Any]] = {
     "sft": {},
     "dpo": {},
     "dpo-lora": {"tuning": "lora"},
+    "dpo-other": {"method": {"dpo": {"referenceModel": {"source": "s3://bucket/other"}}}},
     "dpo-robust": {"method": {"dpo": {"loss": "robust", "labelSmoothing": "0.2", "beta": "0.3"}}},
     "dpo-ipo": {"method": {"dpo": {"loss": "ipo", "beta": "0.5"}}},
     "dpo-hinge": {"method": {"dpo": {"loss": "hinge"}}},
     "orpo": {"method": {"orpo": {"beta": "0.3"}}},
+    "kto-other": {"method": {"kto": {"referenceModel": {"source": "s3://bucket/other"}}}},
     "kto": {"method": {"kto": {"desirableWeight": "1.5", "undesirableWeight": "0.5"}}},
     "reward": {},
     "reward-centered": {"method": {"reward": {"centering": "0.05"}}},
@@ -51,7 +53,9 @@ class Setting:
         listed = [row for batch in self.batches for row in batch.rows]
         base = load_model(self.folder, self.spec)
         with_reference = objective in ("dpo", "kto") and not self.spec.method.tuning.adapts
-        self.reference = deepcopy(base) if with_reference else None
+        self.other = write_tiny_model(folder / "other", seed=9, hidden_size=16) if case.endswith("-other") else None
+        before = load_model(self.other, self.spec) if self.other else deepcopy(base)
+        self.reference = before if with_reference else None
         self.trl = oracle(
             self.spec,
             tuned(deepcopy(base), self.spec),
@@ -98,7 +102,8 @@ def test_loss_and_gradient_of_a_batch(setting: Setting) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_first_20_losses_of_a_training(setting: Setting) -> None:
-    expected = train_reference(setting.folder, setting.spec, setting.rows, setting.rows, STEPS).losses
+    rows = setting.rows
+    expected = train_reference(setting.folder, setting.spec, rows, rows, STEPS, compared=setting.other).losses
     setting.trl.losses.clear()
     setting.trl.train()
     assert setting.trl.losses == pytest.approx(expected, abs=1e-5, rel=0)

@@ -37,10 +37,13 @@ _JOB_RULES = (
         )
         for path, absent in (
             ("spec.model", ""),
-            (
-                "spec.method.lora.initialAdapter",
-                "!has(self.spec.method) || !has(self.spec.method.lora) || !has(self.spec.method.lora.initialAdapter) "
-                "|| ",
+            *(
+                (
+                    f"spec.method.{path}",
+                    f"!has(self.spec.method) || !has(self.spec.method.{path.partition('.')[0]}) || "
+                    f"!has(self.spec.method.{path}) || ",
+                )
+                for path in ("lora.initialAdapter", "dpo.referenceModel", "kto.referenceModel")
             ),
         )
     ),
@@ -75,7 +78,14 @@ _IDENTITY = {
 }
 # Fields of a job's spec that no profile gives.
 _EACH_JOBS_OWN = frozenset({"profileRef", "suspend", "managedBy"})
-_EACH_JOBS_OWN_IN_GROUPS = ("model.source", "model.name", "dataset.train", "method.lora.initialAdapter")
+_EACH_JOBS_OWN_IN_GROUPS = (
+    "model.source",
+    "model.name",
+    "dataset.train",
+    "method.lora.initialAdapter",
+    "method.dpo.referenceModel",
+    "method.kto.referenceModel",
+)
 
 
 def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:

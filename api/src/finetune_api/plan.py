@@ -15,7 +15,7 @@ from finetune_api.results import Prepared
 from finetune_api.spec import AddressingStyle, Checksum, FineTuneJobSpec, HubAccess, S3Access
 from finetune_api.status import FineTuneJobStatus, Origin
 from finetune_api.upstream import Upstream, Upstreams
-from finetune_api.weights import ADAPTER, MODEL, weight_sources
+from finetune_api.weights import ADAPTER, MODEL, REFERENCE, REFERENCE_ADAPTER, weight_sources
 
 PLAN_FILE = "plan.json"
 OUTPUT = "output"
@@ -117,7 +117,9 @@ class RunPlan(Document):
     world: World
     stores: Annotated[dict[str, StoreAccess], Field(description="By use: output, model, adapter, train-0, ...")]
     claims: Annotated[dict[str, str], Field(default_factory=dict, description="Mount path of each claim.")]
-    hubs: Annotated[dict[str, HubPlace], Field(default_factory=dict, description="By use: model, adapter, data.")]
+    hubs: Annotated[
+        dict[str, HubPlace], Field(default_factory=dict, description="By use: model, adapter, reference, data.")
+    ]
     progress: ProgressEndpoint | None = None
     prepared: Prepared | None = None
     upstreams: Annotated[
@@ -147,7 +149,9 @@ def store_uses(spec: FineTuneJobSpec, upstreams: Upstreams = NO_UPSTREAMS) -> di
     uses |= {f"validation-{index}": source.s3 or fallback for index, source in enumerate(validation or ())}
     model = upstreams.get(MODEL)
     # With an adapter of that job there is no other one.
-    return uses | ({ADAPTER: model.s3} if model and model.is_adapter else {})
+    uses |= {ADAPTER: model.s3} if model and model.is_adapter else {}
+    reference = upstreams.get(REFERENCE)
+    return uses | ({REFERENCE_ADAPTER: reference.s3} if reference and reference.is_adapter else {})
 
 
 def hub_uses(spec: FineTuneJobSpec) -> dict[str, HubAccess | None]:

@@ -126,6 +126,7 @@ class Prepared(Document):
     model_digest: Annotated[Digest, Field(description="Digest of the model's files.")]
     model_revision: Annotated[str | None, Field(default=None, max_length=128, description="Commit of an hf:// model.")]
     adapter: Annotated[PinnedWeights | None, Field(default=None, description="The adapter that training starts from.")]
+    reference: Annotated[PinnedWeights | None, Field(default=None, description="The model that is compared with.")]
     data_uri: Annotated[str, Field(alias="dataURI", max_length=2048, description="s3:// folder of the tokenized data.")]
     train: SplitSummary
     validation: SplitSummary | None = None
@@ -138,7 +139,7 @@ class Prepared(Document):
 
     def revision(self, use: str) -> str | None:
         """Commit of the hf:// weights of a use, see :mod:`finetune_api.weights`."""
-        pinned = {"adapter": self.adapter}.get(use)
+        pinned = {"adapter": self.adapter, "reference": self.reference}.get(use)
         return self.model_revision if use == "model" else pinned.revision if pinned else None
 
 

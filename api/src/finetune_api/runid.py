@@ -21,7 +21,7 @@ RECIPE_VERSION = 2
 
 
 # Where weights come from is no part of a run: their digests are.
-_PLACES = frozenset({"initialAdapter"})
+_PLACES = frozenset({"initialAdapter", "referenceModel"})
 # Made once: json.dumps makes one for each document, and prepare has a document per row.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
@@ -37,9 +37,16 @@ def sha256_digest(content: bytes) -> str:
 
 
 def training_definition(
-    spec: FineTuneJobSpec, model_digest: str, train_digest: str, validation_digest: str | None
+    spec: FineTuneJobSpec,
+    model_digest: str,
+    train_digest: str,
+    validation_digest: str | None,
+    reference_digest: str | None = None,
 ) -> dict[str, Any]:
-    """The canonical definition of a run. Names, places, resources and scheduling are no part of it."""
+    """The canonical definition of a run. Names, places, resources and scheduling are no part of it.
+
+    ``reference_digest`` is of the model that the spec compares with, where it names one.
+    """
     data: dict[str, Any] = {"train": train_digest, "validation": validation_digest}
     data["tooLong"] = spec.dataset.too_long.value
     return {
@@ -49,6 +56,7 @@ def training_definition(
         "method": _method_definition(spec.method),
         "hyperparameters": spec.hyperparameters.to_wire(),
         "evaluation": _evaluation(spec.evaluation),
+        **({"reference": {"digest": reference_digest}} if reference_digest else {}),
         **({"artifact": spec.output.artifact.value} if spec.output.artifact is ArtifactForm.MERGED else {}),
     }
 
@@ -82,7 +90,9 @@ def _method_definition(method: MethodSpec) -> dict[str, Any]:
             key: value for key, value in document.to_wire().items() if value is not False and key not in _PLACES
         }
     if method.objective_options:
-        options[method.objective.value] = method.objective_options.to_wire()
+        options[method.objective.value] = {
+            key: value for key, value in method.objective_options.to_wire().items() if key not in _PLACES
+        }
     return {"objective": method.objective.value, "tuning": method.tuning.value, **options}
 
 

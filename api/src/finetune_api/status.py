@@ -21,7 +21,7 @@ from finetune_api.results import (
     SplitSummary,
 )
 from finetune_api.upstream import Upstream, Upstreams
-from finetune_api.weights import ADAPTER, MODEL
+from finetune_api.weights import ADAPTER, MODEL, REFERENCE
 
 
 class ConditionType(StrEnum):
@@ -242,6 +242,7 @@ class PlanStatus(Document):
     model_digest: Annotated[str | None, Field(default=None, max_length=80, description="Digest of the model's files.")]
     model_revision: Annotated[str | None, Field(default=None, max_length=128, description="Commit of an hf:// model.")]
     adapter: Annotated[PinnedWeights | None, Field(default=None, description="The adapter that training starts from.")]
+    reference: Annotated[PinnedWeights | None, Field(default=None, description="The model that is compared with.")]
     data_uri: Annotated[
         str | None, Field(default=None, alias="dataURI", max_length=2048, description="Folder of the tokenized data.")
     ]
@@ -329,6 +330,9 @@ class FineTuneJobStatus(Document):
         Upstream | None,
         Field(default=None, description="The same of spec.method.lora.initialAdapter.source."),
     ]
+    reference_upstream: Annotated[
+        Upstream | None, Field(default=None, description="The same of the source of dpo's or kto's referenceModel.")
+    ]
     plan: Annotated[PlanStatus | None, Field(default=None, description="What was decided before training began.")]
     stages: Annotated[
         tuple[StageStatus, ...],
@@ -376,4 +380,4 @@ class FineTuneJobStatus(Document):
         return self.model_copy(update={_UPSTREAM_FIELDS[use]: upstream for use, upstream in found.items()})
 
 
-_UPSTREAM_FIELDS = {MODEL: "upstream", ADAPTER: "adapter_upstream"}
+_UPSTREAM_FIELDS = {MODEL: "upstream", ADAPTER: "adapter_upstream", REFERENCE: "reference_upstream"}

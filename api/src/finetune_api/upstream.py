@@ -17,9 +17,10 @@ from finetune_api.spec import (
     MethodSpec,
     ModelSpec,
     Objective,
+    ReferenceModel,
     S3Access,
 )
-from finetune_api.weights import ADAPTER, MODEL, jobs_needed
+from finetune_api.weights import ADAPTER, MODEL, REFERENCE, jobs_needed, weights_field
 
 ADAPTER_KIND = "adapter"
 # Of the adapter itself; what is left, such as dropout, may differ from one training of it to the next.
@@ -98,11 +99,8 @@ def _adapter_conflict(spec: FineTuneJobSpec, upstream: Upstream) -> tuple[str, s
 
 
 def _reward_conflict(spec: FineTuneJobSpec, upstream: Upstream) -> tuple[str, str] | None:
-    if upstream.objective is Objective.REWARD:
-        return (
-            f"the job {upstream.job!r} publishes a reward model, which gives scores and no text to learn from",
-            "name a job of another objective in spec.model.source",
-        )
+    if problem := _scores_only(spec, upstream, MODEL):
+        return problem
     if spec.method.objective is Objective.REWARD and continues_adapter(spec, upstream):
         return (
             f"the adapter of the job {upstream.job!r} would be continued, and has no head that gives a score",
@@ -110,6 +108,15 @@ def _reward_conflict(spec: FineTuneJobSpec, upstream: Upstream) -> tuple[str, st
             "full",
         )
     return None
+
+
+def _scores_only(spec: FineTuneJobSpec, upstream: Upstream, use: str = REFERENCE) -> tuple[str, str] | None:
+    if upstream.objective is not Objective.REWARD:
+        return None
+    return (
+        f"the job {upstream.job!r} publishes a reward model, which gives scores and no text to learn from",
+        f"name a job of another objective in {weights_field(spec, use)}.source",
+    )
 
 
 def _shape_conflict(spec: FineTuneJobSpec, upstream: Upstream) -> tuple[str, str] | None:
@@ -140,7 +147,7 @@ def _text(value: object) -> str:
 
 
 _Conflict = Callable[[FineTuneJobSpec, Upstream], tuple[str, str] | None]
-_CONFLICTS: dict[str, _Conflict] = {MODEL: _model_conflict, ADAPTER: _adapter_conflict}
+_CONFLICTS: dict[str, _Conflict] = {MODEL: _model_conflict, ADAPTER: _adapter_conflict, REFERENCE: _scores_only}
 
 
 def resolved_spec(spec: FineTuneJobSpec, upstreams: Upstreams) -> FineTuneJobSpec:
@@ -160,4 +167,13 @@ def _resolved_method(spec: FineTuneJobSpec, known: Upstreams) -> MethodSpec:
     if adapter and method.lora:
         place = AdapterSource(source=adapter.uri, s3=adapter.s3)
         method = method.model_copy(update={"lora": method.lora.model_copy(update={"initial_adapter": place})})
+    if reference := known.get(REFERENCE):
+        method = _with_reference(method, reference.model)
     return method
+
+
+def _with_reference(method: MethodSpec, model: ModelSpec) -> MethodSpec:
+    place = ReferenceModel(source=model.source, revision=model.revision, s3=model.s3, hugging_face=model.hugging_face)
+    options = method.objective_options
+    assert options is not None
+    return method.model_copy(update={method.objective.value: options.model_copy(update={"reference_model": place})})

@@ -9,19 +9,28 @@ from finetune_api.uris import job_named
 
 MODEL = "model"
 ADAPTER = "adapter"
-# Paths of the groups that name weights, and what these are used for.
-_GROUPS = {"model": MODEL, "method.lora.initialAdapter": ADAPTER}
+REFERENCE = "reference"
+# The adapter of a job that is the reference, on its base model.
+REFERENCE_ADAPTER = "reference-adapter"
+# Paths of the groups that name weights.
+_GROUPS = ("model", "method.lora.initialAdapter", "method.dpo.referenceModel", "method.kto.referenceModel")
 
 
 def weight_sources(spec: FineTuneJobSpec) -> dict[str, WeightsSource]:
     """By use: the base model, and what the spec names beside it."""
-    found: dict[str, WeightsSource | None] = {MODEL: spec.model, ADAPTER: spec.method.initial_adapter}
+    method = spec.method
+    found: dict[str, WeightsSource | None] = {
+        MODEL: spec.model,
+        ADAPTER: method.initial_adapter,
+        REFERENCE: method.reference_model,
+    }
     return {use: source for use, source in found.items() if source}
 
 
 def weights_field(spec: FineTuneJobSpec, use: str) -> str:
     """Path of the group that names the weights of a use."""
-    return {MODEL: "spec.model", ADAPTER: "spec.method.lora.initialAdapter"}[use]
+    reference = f"spec.method.{spec.method.objective.value}.referenceModel"
+    return {MODEL: "spec.model", ADAPTER: "spec.method.lora.initialAdapter"}.get(use, reference)
 
 
 def jobs_needed(spec: FineTuneJobSpec) -> dict[str, str]:

@@ -255,7 +255,12 @@ def test_a_profile_gives_every_field_that_a_job_may_leave_out() -> None:
     """And none of what each job says itself."""
     spec = dict(_walk(job_schema()["properties"]["spec"]))
     own = {"/profileRef", "/profileRef/name", "/suspend", "/managedBy", "/model/source", "/model/name"}
-    lists = ("/dataset/train", "/method/lora/initialAdapter")
+    lists = (
+        "/dataset/train",
+        "/method/lora/initialAdapter",
+        "/method/dpo/referenceModel",
+        "/method/kto/referenceModel",
+    )
     left_out = {path for path in spec if path not in own and not path.startswith(lists)}
     assert {path for path, _ in _walk(profile_schema()["properties"]["spec"]["properties"]["defaults"])} == left_out
 

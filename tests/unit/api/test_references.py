@@ -9,10 +9,10 @@ import pytest
 from finetune_api.job import FineTuneJob
 from finetune_api.plan import cluster_stores, store_uses
 from finetune_api.references import upstream_of
-from finetune_api.spec import AdapterSource, FineTuneJobSpec, LoraOptions, LoraShape, ModelSpec
+from finetune_api.spec import AdapterSource, FineTuneJobSpec, LoraOptions, LoraShape, ModelSpec, Reference
 from finetune_api.upstream import Upstream, conflict, resolved_spec
 from finetune_api.uris import JobResult, job_named, parse_source
-from finetune_api.weights import ADAPTER, MODEL, jobs_needed
+from finetune_api.weights import ADAPTER, MODEL, REFERENCE, jobs_needed
 
 DIGEST = "sha256:" + "c" * 64
 RUN_ID = "r-0123456789abcdef0123"
@@ -251,3 +251,32 @@ def test_a_job_has_one_adapter() -> None:
         "the adapter of the job 'sft' would be continued, and spec.method.lora.initialAdapter names another one"
     )
     assert conflict(asked, {MODEL: found(finished("model")), ADAPTER: upstream}) is None
+
+
+COMPARED = {"objective": "dpo", "dpo": {"beta": "0.2", "referenceModel": {"source": "job://sft"}}}
+
+
+def compared() -> FineTuneJobSpec:
+    """The spec of a job that is compared with what ``sft`` published."""
+    pairs = {"train": [{"source": "s3://data/pairs.jsonl", "format": "preference"}]}
+    return FineTuneJobSpec.model_validate(spec(method=COMPARED, dataset=pairs))
+
+
+@pytest.mark.parametrize(("kind", "source", "uses"), [("adapter", "hf://org/name", 2), ("model", URI, 1)])
+def test_a_reference_is_the_model_of_a_job_or_its_adapter_on_its_base(kind: str, source: str, uses: int) -> None:
+    upstreams = {REFERENCE: found(finished(kind))}
+    assert conflict(compared(), upstreams) is None
+    resolved = resolved_spec(compared(), upstreams)
+    assert resolved.model.source == "hf://org/name"
+    assert resolved.method.reference_model
+    assert resolved.method.reference_model.source == source
+    assert resolved.method.dpo
+    assert (resolved.method.dpo.beta, resolved.method.reference) == ("0.2", Reference.PRECOMPUTED)
+    stores = store_uses(resolved, upstreams)
+    assert [use for use in stores if use.startswith("reference")] == ["reference", "reference-adapter"][:uses]
+
+
+def test_a_reward_model_is_no_reference() -> None:
+    problem = conflict(compared(), {REFERENCE: found(finished(method=REWARD))})
+    assert problem
+    assert problem[1] == "name a job of another objective in spec.method.dpo.referenceModel.source"

@@ -58,6 +58,7 @@ CHANGING: dict[str, dict[str, Any]] = {
 }
 
 KEEPING: dict[str, dict[str, Any]] = {
+    "place of a model of another objective": {"method": {"dpo": {"referenceModel": {"source": "s3://models/x"}}}},
     "place of an adapter": {"method": {"lora": {"initialAdapter": {"source": "s3://models/adapter"}}}},
     "model's place": {"model": {"source": "pvc://claim/elsewhere"}},
     "model's access": {"model": {"s3": {"region": "eu-1"}}},

@@ -176,6 +176,19 @@ def test_every_needed_job_is_waited_for_and_written_down_at_once() -> None:
     assert said(status, ConditionType.PREPARED)[2] == "using the result of the FineTuneJob 'merged' and 'adapted'"
 
 
+def test_a_reference_is_waited_for_and_a_circle_through_it_refused() -> None:
+    pairs = {"train": [{"source": "s3://data/x", "format": "preference"}]}
+    method = {"objective": "dpo", "dpo": {"referenceModel": {"source": "job://teacher"}}}
+    asked = {"model": {"source": "s3://models/tiny"}, "method": method, "dataset": pairs}
+    assert said(told(**asked), ConditionType.PREPARED)[1] == "JobNotFound"
+    ready = told(other("teacher", ended="Complete"), **asked)
+    assert ready.reference_upstream
+    assert (ready.reference_upstream.job, ready.upstream) == ("teacher", None)
+    circle = told(other("teacher", source=f"job://{NAME}"), **asked)
+    assert circle.failure
+    assert circle.failure.message.startswith("spec.method.dpo.referenceModel.source: the jobs need one another")
+
+
 def test_a_chain_without_end_is_refused() -> None:
     assert told(*chain("sft", *(f"job-{number}" for number in range(MAX_CHAIN - 1)))).state is State.FAILED
     assert told(*chain("sft", *(f"job-{number}" for number in range(MAX_CHAIN - 2)))).state is State.PENDING

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetune_api.layout import checkpoints_prefix, probe_object
 from finetune_api.plan import OUTPUT, RunPlan, total_steps
-from finetune_api.results import Prepared
+from finetune_api.results import PinnedWeights, Prepared
 from finetune_api.runid import run_id, training_definition
 from finetune_api.spec import FineTuneJobSpec, LoraOptions
 from finetune_trainer.artifact.adoption import find_published
@@ -16,6 +16,7 @@ from finetune_trainer.data.prepared_data import PreparedData, prepare_data
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.models.architectures import Config, why_not_together
 from finetune_trainer.models.fits import check_options, check_parts
+from finetune_trainer.models.references import open_reference
 from finetune_trainer.models.sources import Model, open_model
 from finetune_trainer.storage.s3 import store_of
 from finetune_trainer.training.checkpoints.folders import Folders
@@ -41,7 +42,8 @@ def prepare(plan: RunPlan, environment: Mapping[str, str]) -> Prepared:
     refuse_absent_parts(plan.spec, model)
     refuse_unfit_adapter(plan.spec, model, workspace_of(environment).adapter)
     data = prepare_data(plan, environment, model, workspace_of(environment).data)
-    prepared = resolve(plan, model, data)
+    reference = open_reference(plan, environment, workspace_of(environment).reference, model)
+    prepared = resolve(plan, model, data, reference)
     published = find_published(plan, environment, prepared.run_id)
     logger.info("run %s: %d steps over %d rows", prepared.run_id, prepared.steps, prepared.train.rows)
     if published is None:
@@ -120,16 +122,19 @@ def remove_checkpoints(plan: RunPlan, environment: Mapping[str, str], run_id: st
     Folders(store_of(plan, OUTPUT, environment), prefix).remove_all()
 
 
-def resolve(plan: RunPlan, model: Model, data: PreparedData) -> Prepared:
+def resolve(plan: RunPlan, model: Model, data: PreparedData, reference: PinnedWeights | None) -> Prepared:
     """The run ID, and what it stands for."""
     digest, summary = model.digest(), data.summary
     rows = summary.train.packed_rows if plan.spec.hyperparameters.packing else summary.train.rows
     held_out = summary.validation.digest if summary.validation else None
+    compared = reference.digest if reference else None
+    definition = training_definition(plan.spec, digest, summary.train.digest, held_out, compared)
     return Prepared(
-        run_id=run_id(training_definition(plan.spec, digest, summary.train.digest, held_out)),
+        run_id=run_id(definition),
         model_digest=digest,
         model_revision=model.source.revision,
         adapter=model.pinned_adapter(),
+        reference=reference,
         data_uri=str(data.folder),
         train=summary.train,
         validation=summary.validation,

@@ -29,6 +29,16 @@ class Workspace:
         return self.root / "adapter"
 
     @property
+    def reference(self) -> Path:
+        """The other model that is compared with, if there is one."""
+        return self.root / "reference"
+
+    @property
+    def reference_adapter(self) -> Path:
+        """An adapter that is part of it."""
+        return self.root / "reference-adapter"
+
+    @property
     def data(self) -> Path:
         return self.root / "data"
 

@@ -16,7 +16,7 @@ from finetune_api.spec.evaluation import DivergenceSpec, EarlyStoppingSpec, Eval
 from finetune_api.spec.hyperparameters import HyperparametersSpec, Optimizer, Precision, Schedule
 from finetune_api.spec.job import MAX_NAME_LENGTH, OPERATOR, ArtifactForm, FineTuneJobSpec, OutputSpec, ProfileReference
 from finetune_api.spec.method import MethodSpec
-from finetune_api.spec.model import AdapterSource, ModelSpec, WeightsSource
+from finetune_api.spec.model import AdapterSource, ModelSpec, ReferenceModel, WeightsSource
 from finetune_api.spec.objectives import (
     DpoLoss,
     DpoOptions,
@@ -66,6 +66,7 @@ __all__ = [
     "Publish",
     "QuantizationOptions",
     "Reference",
+    "ReferenceModel",
     "ResourcesSpec",
     "RewardOptions",
     "S3Access",

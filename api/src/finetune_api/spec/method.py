@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import Document, effective_validations, validations, where_written
-from finetune_api.spec.model import AdapterSource
+from finetune_api.spec.model import AdapterSource, ReferenceModel
 from finetune_api.spec.objectives import DpoOptions, KtoOptions, Objective, OrpoOptions, Reference, RewardOptions
 from finetune_api.spec.tunings import LoraOptions, PartialOptions, QuantizationOptions, Tuning
 
@@ -121,8 +121,14 @@ class MethodSpec(Document):
         options = self.objective_options
         if not isinstance(options, DpoOptions | KtoOptions):
             return Reference.NONE
-        alone = self.tuning.adapts and self.initial_adapter is None
+        alone = self.tuning.adapts and self.initial_adapter is None and self.reference_model is None
         return options.reference or (Reference.MODEL if alone else Reference.PRECOMPUTED)
+
+    @property
+    def reference_model(self) -> ReferenceModel | None:
+        """The other model that dpo and kto compare with, where the spec names one."""
+        options = self.objective_options
+        return options.reference_model if isinstance(options, DpoOptions | KtoOptions) else None
 
     @property
     def initial_adapter(self) -> AdapterSource | None:

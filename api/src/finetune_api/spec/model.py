@@ -109,3 +109,25 @@ class AdapterSource(WeightsSource):
             default=None, description="How to reach the hub for an hf:// source. Default: as spec.model.huggingFace."
         ),
     ]
+
+
+class ReferenceModel(WeightsSource):
+    """Another model that the one under training is compared with."""
+
+    model_config = Document.model_config | {"json_schema_extra": _access_rules("referenceModel")}
+
+    source: Annotated[
+        str,
+        Field(
+            pattern=_MODEL_SOURCE,
+            max_length=1024,
+            description="Where the model's folder is, as of spec.model.source; or job://name for the result of another "
+            "FineTuneJob of the namespace, which is waited for: its model, or its adapter on its base model.",
+        ),
+    ]
+    hugging_face: Annotated[
+        HubAccess | None,
+        Field(
+            default=None, description="How to reach the hub for an hf:// source. Default: as spec.model.huggingFace."
+        ),
+    ]

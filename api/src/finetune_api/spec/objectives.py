@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import DecimalString, Document, validations, where_written
+from finetune_api.spec.model import ReferenceModel
 
 _BELOW_HALF = r"^0(\.[0-4][0-9]*)?$"
 
@@ -40,6 +41,21 @@ _REFERENCE = (
     "Precomputed computes every row once before the first step and keeps the numbers, and is what a continued adapter "
     "always uses"
 )
+_REFERENCE_MODEL = (
+    "Another model to compare with, of the same vocabulary. It is loaded before the model that is trained, its "
+    "log-probabilities are kept as reference Precomputed keeps them, and it is gone before the first step. Default: "
+    "the model before its first step."
+)
+
+
+def _precomputed_from_elsewhere(objective: str) -> tuple[str, str]:
+    return (
+        where_written("!has(self.referenceModel) || self.reference == 'Precomputed'", "reference"),
+        f"method.{objective}.referenceModel is computed before the first step, and gone after it; remove "
+        f"spec.method.{objective}.reference or set it to Precomputed",
+    )
+
+
 _REFERENCE_DEFAULT = "Default: Model where that is allowed, else Precomputed."
 _POSITIVE_BETA = (where_written("double(self.beta) > 0.0", "beta"), "beta must be greater than zero, such as '0.1'")
 
@@ -50,6 +66,7 @@ class DpoOptions(Document):
     model_config = Document.model_config | {
         "json_schema_extra": validations(
             _POSITIVE_BETA,
+            _precomputed_from_elsewhere("dpo"),
             (
                 where_written("self.loss == 'robust' || double(self.labelSmoothing) == 0.0", "loss", "labelSmoothing"),
                 "labelSmoothing is an option of the loss robust; remove spec.method.dpo.labelSmoothing or set "
@@ -89,6 +106,7 @@ class DpoOptions(Document):
             f"{_REFERENCE}; None leaves the reference out of the loss. {_REFERENCE_DEFAULT}",
         ),
     ]
+    reference_model: Annotated[ReferenceModel | None, Field(default=None, description=_REFERENCE_MODEL)]
 
 
 class OrpoOptions(Document):
@@ -106,6 +124,7 @@ class KtoOptions(Document):
     model_config = Document.model_config | {
         "json_schema_extra": validations(
             _POSITIVE_BETA,
+            _precomputed_from_elsewhere("kto"),
             (
                 "!has(self.reference) || self.reference != 'None'",
                 "kto needs a reference; remove spec.method.kto.reference or set it to Model or Precomputed",
@@ -131,6 +150,7 @@ class KtoOptions(Document):
             f"{_REFERENCE}. {_REFERENCE_DEFAULT}",
         ),
     ]
+    reference_model: Annotated[ReferenceModel | None, Field(default=None, description=_REFERENCE_MODEL)]
 
 
 class RewardOptions(Document):

@@ -22,6 +22,8 @@ MODEL_CARD = "README.md"
 _NO_SHAPE = (
     "spec.deepspeed.",
     "spec.method.lora.initialAdapter.",
+    "spec.method.dpo.referenceModel.",
+    "spec.method.kto.referenceModel.",
     "spec.evaluation.divergence.",
     "spec.evaluation.samples",
 )
@@ -131,6 +133,7 @@ def _provenance(prepared: Prepared, upstream: Upstream | None) -> dict[str, obje
         "run ID": prepared.run_id,
         "model digest": prepared.model_digest,
         **({"model revision": prepared.model_revision} if prepared.model_revision else {}),
+        **({"reference model digest": prepared.reference.digest} if prepared.reference else {}),
         **({"initial adapter digest": prepared.adapter.digest} if prepared.adapter else {}),
         "training data digest": prepared.train.digest,
         **({"held-out data digest": held_out.digest} if held_out else {}),

@@ -108,15 +108,24 @@ def continue_adapter(base: PreTrainedModel, folder: Path, spec: FineTuneJobSpec,
     return _in(model, dtype)
 
 
-def without_adapter(base: PreTrainedModel, folder: Path) -> torch.nn.Module:
-    """The model with an adapter's changes in its own weights.
+def with_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model under an adapter that is not trained.
 
     Raises:
         UserError: the folder holds no LoRA adapter.
     """
     model = PeftModel.from_pretrained(base, str(folder), config=_read_config(folder))
     assert isinstance(model, PeftModel)
-    return merge_into_base(model)
+    return model
+
+
+def without_adapter(base: PreTrainedModel, folder: Path) -> torch.nn.Module:
+    """The model with an adapter's changes in its own weights.
+
+    Raises:
+        UserError: the folder holds no LoRA adapter.
+    """
+    return merge_into_base(with_adapter(base, folder))
 
 
 def _read_config(folder: Path) -> LoraConfig:

@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from finetune_api.spec import FineTuneJobSpec, Objective, PartialOptions, Precision, Tuning
 from finetune_trainer.errors import UserError
-from finetune_trainer.models.adapter import add_adapter, continue_adapter, without_adapter
+from finetune_trainer.models.adapter import add_adapter, continue_adapter, with_adapter, without_adapter
 from finetune_trainer.models.partial import train_only
 from finetune_trainer.models.quantized import keep_exact, quantization_of
 from finetune_trainer.models.reward_head import load_reward_model
@@ -95,6 +95,28 @@ def build_model(
         model.requires_grad_(True)
     trained: torch.nn.Module = model.train()
     return trained
+
+
+def build_reference(
+    folder: Path, spec: FineTuneJobSpec, device: torch.device, adapter: Path | None = None
+) -> torch.nn.Module:
+    """Another model to compare with, which is never trained: in the precision of the one that is, and in 4 bits where
+    that one is.
+
+    Args:
+        folder: the model, or the base of ``adapter``.
+        spec: of the training.
+        device: where 4-bit weights are made.
+        adapter: laid over it.
+
+    Raises:
+        UserError: the model cannot be used.
+    """
+    dtype = DTYPES[spec.hyperparameters.precision]
+    base: Any = load_base_model(folder, dtype, **quantization_of(spec, dtype, device))
+    keep_exact(base)
+    model: torch.nn.Module = with_adapter(base, adapter) if adapter else base
+    return model.requires_grad_(False).eval()
 
 
 def _base(folder: Path, spec: FineTuneJobSpec, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from finetune_api.layout import MANIFEST
 from finetune_api.plan import RunPlan
 from finetune_api.uris import parse_destination
-from finetune_api.weights import ADAPTER, MODEL
+from finetune_api.weights import ADAPTER, MODEL, REFERENCE
 from finetune_trainer.errors import NotSafetensors, UserError
 from finetune_trainer.models.modelfiles import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, TOKENIZER_FILES, Json
 from finetune_trainer.models.modelsource import ModelSource
@@ -34,6 +34,9 @@ def check_manifests(plan: RunPlan, environment: Mapping[str, str]) -> None:
         StorageError: its store cannot be reached.
     """
     for use, upstream in plan.upstreams.items():
+        if use == REFERENCE:
+            # Looked at as the model of a plan of its own.
+            continue
         store = store_of(plan, ADAPTER if use == MODEL and upstream.is_adapter else use, environment)
         place = parse_destination(upstream.uri).child(MANIFEST)
         found = hashlib.sha256(store.read(place)).hexdigest() if store.stat(place) else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any
 
@@ -12,14 +13,13 @@ import deepspeed
 import torch
 from deepspeed.runtime import compiler
 from deepspeed.utils import safe_get_full_fp32_param
-from peft import PeftModel
 
 from finetune_api.plan import gradient_accumulation_steps
 from finetune_api.spec import FineTuneJobSpec, Precision
-from finetune_trainer.training.batches import MicroBatch
+from finetune_trainer.training.answers import Answers
 from finetune_trainer.training.engine_state import EngineState
 from finetune_trainer.training.optimizers import build_optimizer
-from finetune_trainer.training.scoring import Scorer, Wanted
+from finetune_trainer.training.scoring import Scorer
 
 # Elements per communication bucket. DeepSpeed's 500 million would take 1 GB of each GPU before training starts.
 _BUCKET_ELEMENTS = 50_000_000
@@ -66,60 +66,64 @@ def deepspeed_config(spec: FineTuneJobSpec) -> dict[str, Any]:
     }
 
 
-class Engine:
+def _partitioned(scorer: Scorer, spec: FineTuneJobSpec, config: dict[str, Any], device: torch.device) -> Scorer:
+    """Makes DeepSpeed ready, and spreads the model over the ranks where stage 3 asks for that."""
+    if device.type == "cpu":
+        # Its shared-memory collectives are compiled on first use, and refuse to load without a compiler.
+        deepspeed.ops.__compatible_ops__ = {}
+    # Without it zero.Init would take this for a world of one.
+    deepspeed.init_distributed(auto_mpi_discovery=False)
+    if spec.deepspeed.zero_stage == 3:
+        # Otherwise initialize() would put the whole model on every GPU before it partitions it.
+        deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
+    return scorer
+
+
+class FrozenEngine(Answers):
+    """A model that is only looked at: partitioned under ZeRO-3, else whole on every rank."""
+
+    def __init__(
+        self, model: torch.nn.Module, spec: FineTuneJobSpec, rank: int, world_size: int, device: torch.device
+    ) -> None:
+        config = deepspeed_config(spec)
+        engine: Any = _partitioned(Scorer(model, spec.hyperparameters.max_sequence_length), spec, config, device)
+        self._partitions = spec.deepspeed.zero_stage == 3
+        if self._partitions:
+            engine, *_ = deepspeed.initialize(model=engine, config=config, dist_init_required=False)
+        else:
+            engine = engine.to(device)
+        super().__init__(model, engine, spec.deepspeed.micro_batch_size, rank, world_size, device)
+
+    def close(self) -> None:
+        """Lets go of the model's memory. Collective."""
+        if self._partitions:
+            self._engine.destroy()
+        del self._engine, self._model
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class Engine(Answers):
     """A model under DeepSpeed. All methods are collective: every rank calls them in the same order."""
 
     def __init__(
         self, model: torch.nn.Module, spec: FineTuneJobSpec, rank: int, world_size: int, device: torch.device
     ) -> None:
         config = deepspeed_config(spec)
-        scorer = Scorer(model, spec.hyperparameters.max_sequence_length)
-        if device.type == "cpu":
-            # Its shared-memory collectives are compiled on first use, and refuse to load without a compiler.
-            deepspeed.ops.__compatible_ops__ = {}
-        # Without it zero.Init would take this for a world of one.
-        deepspeed.init_distributed(auto_mpi_discovery=False)
-        if spec.deepspeed.zero_stage == 3:
-            # Otherwise initialize() would put the whole model on every GPU before it partitions it.
-            deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
+        scorer = _partitioned(Scorer(model, spec.hyperparameters.max_sequence_length), spec, config, device)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # One of its optimizers prints memory figures whatever the log level is.
         with redirect_stdout(io.StringIO()):
-            self._engine, *_ = deepspeed.initialize(
+            engine, *_ = deepspeed.initialize(
                 model=scorer,
                 optimizer=build_optimizer(spec.hyperparameters, trainable),
                 config=config,
                 dist_init_required=False,
             )
+        super().__init__(model, engine, spec.deepspeed.micro_batch_size, rank, world_size, device)
         self._trainable = trainable
-        self._model = model
-        self.rank, self.world_size, self.device = rank, world_size, device
-        self.micro_batch_size = spec.deepspeed.micro_batch_size
         self._plain_grad_norm: float | None = None
-
-    def nll(self, batch: MicroBatch) -> torch.Tensor:
-        """Summed negative log-likelihood of the labels, in nats."""
-        return self.nll_and_hits(batch)[0]
-
-    def nll_and_hits(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """As :meth:`nll`, and the number of labels that are the model's first choice."""
-        answer: tuple[torch.Tensor, torch.Tensor] = self._engine(batch, Wanted.NLL, self.device)
-        return answer
-
-    def log_probabilities(self, batch: MicroBatch) -> torch.Tensor:
-        """Log-probability of each label in nats, [rows, positions]; zero where there is none."""
-        answer: torch.Tensor = self._engine(batch, Wanted.LOG_PROBABILITIES, self.device)
-        return answer
-
-    def scores(self, batch: MicroBatch) -> torch.Tensor:
-        """Score of each sequence by the model's scalar head, in float32, [sequences]."""
-        answer: torch.Tensor = self._engine(batch, Wanted.SCORES, self.device)
-        return answer
-
-    def next_tokens(self, batch: MicroBatch) -> torch.Tensor:
-        """The likeliest token after each sequence, [sequences]."""
-        answer: torch.Tensor = self._engine(batch, Wanted.NEXT_TOKENS, self.device)
-        return answer
 
     def backward(self, loss: torch.Tensor) -> None:
         """Adds the gradient of one micro-batch; ``loss`` is what it adds to the loss of the global batch.
@@ -144,37 +148,9 @@ class Engine:
         plain = self._plain_grad_norm
         return float(self._engine.get_global_grad_norm()) if plain is None else plain
 
-    def sum_over_ranks(self, *values: float | torch.Tensor) -> list[float]:
-        """Sums of some numbers over all ranks, in double precision where the device has it."""
-        local = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values])
-        torch.distributed.all_reduce(local)
-        return [float(value) for value in local]
-
     def state(self) -> EngineState:
         """What a checkpoint has to hold of the engine."""
         return EngineState(self._model, self._engine)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Without dropout and gradients."""
-        self._engine.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self._engine.train()
-
-    @contextmanager
-    def without_adapter(self) -> Iterator[None]:
-        """As :meth:`evaluating`, and as the model was before its adapter was added.
-
-        Raises:
-            TypeError: the model has no adapter.
-        """
-        if not isinstance(self._model, PeftModel):
-            raise TypeError("a model without an adapter is its own reference only before it is trained")
-        with self.evaluating(), self._model.disable_adapter():
-            yield
 
     def whole_weights(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, torch.Tensor]]:
         """Name and full value of every wanted weight, gathered one at a time: float32 and on the CPU where it was

@@ -21,6 +21,7 @@ from finetune_trainer.data.splits import fetch_splits
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import Killed, node_failure
 from finetune_trainer.models.published import StartAdapter
+from finetune_trainer.models.references import fetch_reference
 from finetune_trainer.models.sources import fetch_model
 from finetune_trainer.outcome import Terminated, failed, ignore_signals, write_termination_message
 from finetune_trainer.settings import rendezvous_timeout
@@ -93,6 +94,7 @@ def _fetch(plan: RunPlan, workspace: Workspace, environment: Mapping[str, str]) 
     adapter = StartAdapter.of(plan, environment)
     if adapter:
         adapter.place(workspace.adapter)
+    fetch_reference(plan, environment, workspace.reference, workspace.reference_adapter)
     fetch_splits(plan, environment, workspace.data)
 
 

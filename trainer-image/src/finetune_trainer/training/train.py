@@ -14,20 +14,22 @@ from finetune_api.outcomes import Stage
 from finetune_api.plan import RunPlan
 from finetune_api.results import EvaluationResult, Prepared
 from finetune_api.spec import FineTuneJobSpec, Publish
+from finetune_api.weights import REFERENCE
 from finetune_trainer.artifact.export import export, kind_of
 from finetune_trainer.artifact.manifest import Kind
 from finetune_trainer.artifact.records import write_records
 from finetune_trainer.artifact.weights import FolderWeights, Target, Weights
 from finetune_trainer.data.splits import Splits, TokenizedSplit
 from finetune_trainer.errors import Diverged
-from finetune_trainer.models.load import build_model
+from finetune_trainer.models.load import build_model, build_reference
 from finetune_trainer.models.parameters import Parameters, count_parameters
 from finetune_trainer.progress import Reporter
 from finetune_trainer.signals import StopRequest
+from finetune_trainer.training.answers import Answers
 from finetune_trainer.training.batches import BatchOrder, held_out_batch
 from finetune_trainer.training.checkpoints.history import History
 from finetune_trainer.training.checkpoints.session import Checkpoints, Rank
-from finetune_trainer.training.engine import Engine
+from finetune_trainer.training.engine import Engine, FrozenEngine
 from finetune_trainer.training.evaluate import evaluate
 from finetune_trainer.training.heartbeat import AnyPulse, NoPulse, Phase
 from finetune_trainer.training.hyperparameters import known_origins
@@ -128,6 +130,8 @@ class Training:
         self._pulse.enter(Phase.LOAD)
         self._reporter.report(Stage.TRAIN, "loading the model")
         self._log_hyperparameters()
+        order = self._order(splits.train)
+        self._compare_with_another(splits, order)
         self._model = model = build_model(self._workspace.model, self._spec, self._place.device, self._adapter)
         self._parameters = count_parameters(model)
         logger.info("%d of %d weights are trained", self._parameters.trainable, self._parameters.total)
@@ -135,9 +139,9 @@ class Training:
         torch.manual_seed(self._spec.hyperparameters.seed + 1 + self._place.rank)
         engine = Engine(model, self._spec, self._place.rank, self._place.world_size, self._place.device)
         leader = self._place.rank == 0
-        order = self._order(splits.train)
-        # What an objective wants of the model as it was before the first step, it cannot find in a later one.
-        self._before_training(engine, splits, order)
+        if self._spec.method.reference_model is None:
+            # What an objective wants of the model as it was before the first step, it cannot find in a later one.
+            self._before_training(engine, splits, order)
         self._sampler = self._sampler_of(splits)
         self._history = self.checkpoints.resume(engine.state())
         self._history.attempts.append(
@@ -204,7 +208,19 @@ class Training:
         self._pulse.enter(Phase.EXPORT)
         export(engine, self._model, self._spec, self._workspace.model, self._target)
 
-    def _before_training(self, engine: Engine, splits: Splits, order: BatchOrder | PackedOrder) -> None:
+    def _compare_with_another(self, splits: Splits, order: BatchOrder | PackedOrder) -> None:
+        """Asks the reference model, if there is one, all that will be wanted of it; it is gone before training."""
+        if self._spec.method.reference_model is None:
+            return
+        place, workspace, upstream = self._place, self._workspace, self._plan.upstreams.get(REFERENCE)
+        adapter = workspace.reference_adapter if upstream and upstream.is_adapter else None
+        model = build_reference(workspace.reference, self._spec, place.device, adapter)
+        reference = FrozenEngine(model, self._spec, place.rank, place.world_size, place.device)
+        del model
+        self._before_training(reference, splits, order)
+        reference.close()
+
+    def _before_training(self, engine: Answers, splits: Splits, order: BatchOrder | PackedOrder) -> None:
         self._reporter.report(Stage.TRAIN, "preparing the objective")
         batches = (order.batch(step) for step in range(self._prepared.steps))
         self._objective.before_training(engine, splits.train, batches, self._alive)
