@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.models.quantized import keep_exact
 from finetune_trainer.training.samples import MAX_ANSWER, prompts_of
 from support.gangs import run_gang
 from support.reference import Reference, load_model, train_reference
@@ -245,6 +246,7 @@ def test_adapters_load_in_peft(matrix: Matrix, cell: Cell) -> None:
 def test_answers_before_and_after_are_those_of_plain_transformers(matrix: Matrix, cell: Cell) -> None:
     artifact = matrix.trained() / cell.name / "artifact"
     base = AutoModelForCausalLM.from_pretrained(matrix.model, **quantized(cell.tuning))
+    keep_exact(base)
     _, rows = open_splits(matrix.data(cell.objective))
     prompts = prompts_of(rows, 2, 64)
     found = [json.loads(line) for line in (artifact / "samples.jsonl").read_text().splitlines()]
