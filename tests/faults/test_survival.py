@@ -18,12 +18,11 @@ TESTS = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(3600)
 
 
-def play(scene: str, seed: int, count: int) -> dict[str, Any]:
+def play(scene: str, seed: int, count: int, **environment: str) -> dict[str, Any]:
     """The record of a scene; a failure prints the command that repeats it."""
     command = [sys.executable, "-m", "support.survival", scene, "--seed", str(seed), "--count", str(count)]
-    done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(TESTS)}, capture_output=True, text=True, check=False
-    )
+    variables = os.environ | {"PYTHONPATH": str(TESTS)} | environment
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-8000:]
     record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(json.dumps(record))
@@ -50,3 +49,22 @@ def test_kills_of_random_ranks_change_no_bit(seed: int) -> None:
     assert (record["kills"], record["attempts"], record["sameWeights"]) == (count, count + 1, True)
     # Three kills say nothing of a mean.
     assert record["ratioOfIdeal"] >= (0.95 if full() else 0.5)
+
+
+@pytest.mark.parametrize("seed", seeds()[:1])
+def test_frozen_ranks_are_found_and_named(seed: int) -> None:
+    """In full with the limit of production: three times the 99th percentile of a step, and at least 15 s."""
+    record = play("frozen", seed, 24) if full() else play("frozen", seed, 1, FINETUNE_HANG_LIMIT="6")
+    assert record["freezes"] == (24 if full() else 1)
+    assert record["byPhase"]["step"]["count"] > 0
+    # A watchdog that does not get its share of a processor looks late.
+    assert record["overLimitAtMost"] <= 5
+
+
+@pytest.mark.parametrize("seed", seeds()[:1])
+def test_a_steady_job_gives_no_false_alarm(seed: int) -> None:
+    steps = 10_000 if full() else 100
+    record = play("steady", seed, steps)
+    assert (record["steps"], record["falseAlarms"]) == (steps, 0)
+    assert record["evaluations"] >= steps // 50
+    assert record["saves"] > 0

@@ -7,18 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_api.outcomes import ExitCode
-from finetune_api.plan import ProgressEndpoint, RunPlan
+from finetune_api.plan import RunPlan
 from finetune_trainer.data.splits import SplitsSummary
+from support.listener import endpoint_of, listening
 from support.tiny_model import write_tiny_model
 from support.training_runs import make_plan, make_spec, start_pod, write_prepared_data
 
@@ -108,32 +107,15 @@ def site(tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def reports() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """URL of a listener for progress, and what it heard."""
-    heard: list[dict[str, Any]] = []
-
-    class Listener(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Listener)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", heard
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening() as found:
+        yield found
 
 
 def test_two_pods_publish_the_same_artifact_twice_and_report(
     site: Site, reports: tuple[str, list[dict[str, Any]]]
 ) -> None:
     url, heard = reports
-    (site.folder / "token").write_text("secret-token")
-    endpoint = ProgressEndpoint(url=url, certificate_authority="", token_file=str(site.folder / "token"))
+    endpoint = endpoint_of(url, site.folder)
     options: dict[str, Any] = {"stage": 3, "nodes": 2, "maxSteps": 4}
     outcomes = []
     # GPUs that are numbers only, as on the sandbox's nodes, must give what processes on the CPU give.

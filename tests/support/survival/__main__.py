@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support.survival.ranks import import_everything
 
-SCENES = ("kills", "stops")
+SCENES = ("frozen", "kills", "steady", "stops")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="support.survival", description=__doc__)
     parser.add_argument("scene", choices=SCENES)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, required=True, help="kills or stops")
+    parser.add_argument("--count", type=int, required=True, help="freezes, kills, steps or stops")
     options = parser.parse_args(arguments)
     import_everything()
     scene = import_module(f"support.survival.{options.scene}")

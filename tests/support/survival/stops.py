@@ -7,13 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from signal import SIGTERM
 from typing import Any
 
 from finetune_api.outcomes import ExitCode, FailureClass
-from finetune_trainer.training.heartbeat import Phase
+from finetune_trainer.training.heartbeat import Beat, Phase
 from support.survival.pods import Pods
 from support.survival.ranks import Gang
 from support.survival.scene import PROCESSES, Scene, Steps, steps_of
@@ -122,7 +123,7 @@ def _stop_pods(scene: Scene, tally: Tally, stops: list[tuple[str, float]]) -> No
 
 def _stop_ranks(scene: Scene, tally: Tally, phase: str, seconds: float) -> None:
     with scene.attempt(JOB, tally.attempts + 1) as gang:
-        assert gang.wait_for(lambda beat: beat.phase is RANK_PHASES[phase][0]), f"no {phase}\n{gang.tail()}"
+        assert gang.wait_for(partial(_is_time, phase, tally.last.last)), f"no {phase}\n{gang.tail()}"
         time.sleep(seconds)
         for rank in range(PROCESSES):
             gang.signal(rank, SIGTERM)
@@ -137,6 +138,11 @@ def _stop_ranks(scene: Scene, tally: Tally, phase: str, seconds: float) -> None:
         tally.by_phase[phase] += 1
     if tally.attempts % 10 == 0:
         print(f"{tally.attempts} ranks stopped, at step {tally.last.last}", file=sys.stderr, flush=True)
+
+
+def _is_time(phase: str, first: int, beat: Beat) -> bool:
+    """Whether a rank is in the phase, or was: on a busy machine one that is over in a moment may go by unseen."""
+    return beat.phase is RANK_PHASES[phase][0] or (phase not in _AT_THE_END and beat.step > first + _EVALUATION_STEPS)
 
 
 def _check_preempted(gang: Gang, phase: str, codes: list[int]) -> None:
