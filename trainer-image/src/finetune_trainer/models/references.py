@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from finetune_api.plan import RunPlan
 from finetune_api.results import PinnedWeights
 from finetune_api.spec import FineTuneJobSpec, ModelSpec
@@ -93,6 +91,9 @@ def _check_vocabulary(model: Model, reference: Model, named: str) -> None:
     """Refuses a reference to which a token's number means another token: it would judge another text."""
     if (model.folder / TOKENIZER).read_bytes() == (reference.folder / TOKENIZER).read_bytes():
         return
+    # Imported here: the launcher, which needs this module too, reads no tokenizer.
+    from tokenizers import Tokenizer
+
     own, other = (Tokenizer.from_file(str(one.folder / TOKENIZER)).get_vocab() for one in (model, reference))
     differing = sorted(token for token in own.keys() | other.keys() if own.get(token) != other.get(token))
     if differing:
