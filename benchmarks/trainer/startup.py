@@ -62,14 +62,13 @@ def until_first_step(command: list[str], marker: Path, environment: dict[str, st
 
 
 def ours(root: Path, index: int) -> float:
-    """One start of a training pod."""
-    workspace = root / f"workspace-{index}"
+    """One start of a training pod, each with a store of its own: there is no checkpoint to go on from."""
+    workspace, store = root / f"workspace-{index}", root / f"store-{index}"
+    (store / "bucket").mkdir(parents=True)
+    (store / "bucket" / "model").symlink_to(root / "store" / "bucket" / "model")
     spec = make_spec(tuning="lora", stage=2, held_out=False)
-    plan = make_plan(root / "store", spec, write_prepared_data(root / "store" / "bucket" / f"prepared-{index}"))
-    assert plan.prepared is not None
-    data = plan.prepared.model_copy(update={"data_uri": f"s3://bucket/prepared-{index}"})
     plan_file = root / f"plan-{index}.json"
-    plan_file.write_text(plan.model_copy(update={"prepared": data}).to_json())
+    plan_file.write_text(make_plan(store, spec, write_prepared_data(store / "bucket" / "prepared")).to_json())
     environment = {
         "JOB_COMPLETION_INDEX": "0",
         "FINETUNE_WORKSPACE": str(workspace),

@@ -13,7 +13,7 @@ from finetune_api.results import Prepared
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.uris import S3Location
 from finetune_trainer.storage.interface import ObjectStore, StoreFields
-from finetune_trainer.storage.s3 import open_store
+from finetune_trainer.storage.stores import open_store
 
 FIELDS = StoreFields("spec.output.destination", "spec.output.s3")
 WORLD = World(

@@ -31,7 +31,7 @@ def ours(values: dict[str, torch.Tensor]) -> Callable[[int], tuple[float, Callab
     from finetune_api.plan import StoreAccess
     from finetune_api.uris import S3Location
     from finetune_trainer.storage.interface import StoreFields
-    from finetune_trainer.storage.s3 import open_store
+    from finetune_trainer.storage.stores import open_store
     from finetune_trainer.training.checkpoints.folders import Folders
     from finetune_trainer.training.checkpoints.saving import Pending, Run, Saver
     from finetune_trainer.training.checkpoints.snapshot import Snapshot

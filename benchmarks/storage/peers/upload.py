@@ -24,7 +24,7 @@ def ours(content: bytearray) -> Callable[[int], object]:
     from finetune_api.plan import StoreAccess
     from finetune_api.uris import S3Location
     from finetune_trainer.storage.interface import StoreFields
-    from finetune_trainer.storage.s3 import open_store
+    from finetune_trainer.storage.stores import open_store
 
     store = open_store(StoreAccess(), os.environ, StoreFields("output", "output"))
     return lambda number: store.write(S3Location("bucket", f"ours-{number}"), memoryview(content))

@@ -19,7 +19,7 @@ from finetune_api.results import Checkpoint
 from finetune_api.uris import S3Location
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage.interface import StoreFields
-from finetune_trainer.storage.s3 import open_store
+from finetune_trainer.storage.stores import open_store
 from finetune_trainer.training.checkpoints import loading
 from finetune_trainer.training.checkpoints.folders import Folders
 from finetune_trainer.training.checkpoints.format import (

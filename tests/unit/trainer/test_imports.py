@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer import imports
 from finetune_trainer.imports import needs_bitsandbytes
 from support.training_runs import make_spec
 
@@ -35,13 +36,46 @@ def test_peft_imports_it_only_then(optimizer: str, imported: int) -> None:
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", _WORKER, spec], check=False).returncode == imported
 
 
-def test_muon_is_imported_without_being_compiled() -> None:
-    program = """
+_LEAN = """
+import os
+import sys
+os.environ["DS_ACCELERATOR"] = "cpu"
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.imports import spare_imports, training_process
+spare_imports(FineTuneJobSpec.model_validate_json(sys.argv[1]))
+training_process()
 import torch
+from finetune_trainer.deferred import is_deferred
 from deepspeed.runtime import compiler
-from finetune_trainer.training import engine
 from deepspeed.runtime.zero.muon.original_muon import muon_update
 assert not hasattr(muon_update, "_torchdynamo_orig_callable")
 assert compiler.compile() is torch.compile
+parameter = torch.nn.Parameter(torch.ones(1))
+optimizer = torch.optim.AdamW([parameter])
+parameter.grad = torch.ones(1)
+optimizer.step()
+optimizer.zero_grad()
+assert is_deferred(torch._dynamo)
+spared = ("torch._inductor", "torch.distributed.tensor", "torch.distributed.fsdp", "boto3", "botocore", "triton")
+assert not [name for name in spared if sys.modules.get(name) is not None]
+double = torch.compile(lambda value: 2 * value, backend="eager")
+assert double(torch.ones(1)).item() == 2
+assert not is_deferred(torch._dynamo)
+allowed = torch._dynamo.trace_rules._allowed_callable_ids
+from transformers import PreTrainedModel
+assert id(PreTrainedModel.can_record_outputs.fget) in allowed
 """
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=False).returncode == 0
+
+
+def test_nothing_of_the_compiler_is_imported_before_something_is_compiled() -> None:
+    """Nor Muon's functions compiled while they are imported; what was marked for the compiler is known to it then."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", _LEAN, make_spec().to_json()], check=True)
+
+
+def test_a_library_that_no_longer_asks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.utils import import_utils
+
+    monkeypatch.delattr(import_utils, "is_torch_flex_attn_available")
+    monkeypatch.setattr(imports, "_ABSENT", ("is_torch_flex_attn_available",))
+    with pytest.raises(ImportError, match="has no is_torch_flex_attn_available"):
+        imports.spare_sharded_tensors()

@@ -21,7 +21,7 @@ from finetune_trainer.artifact.publish import artifact_prefix, publish
 from finetune_trainer.artifact.weights import StreamedWeights
 from finetune_trainer.errors import StorageError, TrainerError, VerificationFailed
 from finetune_trainer.storage.interface import ObjectStore, StoredObject
-from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.storage.stores import store_of
 from support.artifacts import DIGEST, EVALUATION, RECORD, adapter_tensors, prepared_of, write_adapter
 from support.paper_model import model_tensors, write_paper_model
 from support.run_plans import Place

@@ -15,7 +15,7 @@ from finetune_api.plan import StoreAccess
 from finetune_api.uris import S3Location
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.storage.interface import StoreFields, fields_of
-from finetune_trainer.storage.s3 import open_store
+from finetune_trainer.storage.stores import open_store
 from support.object_store import CREDENTIALS
 from support.run_plans import FIELDS, Place
 

@@ -20,7 +20,7 @@ from finetune_api.uris import S3Location
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage.interface import ObjectStore
 from finetune_trainer.storage.ranges import PIECE_BYTES
-from finetune_trainer.storage.s3 import open_store
+from finetune_trainer.storage.stores import open_store
 from support.fault_proxy import Fault, Faults
 from support.object_store import CREDENTIALS
 from support.run_plans import FIELDS, Place
@@ -197,7 +197,7 @@ def test_a_process_that_is_killed_leaves_parts_that_count(proxied: Proxied, tmp_
         "from finetune_api.plan import StoreAccess\n"
         "from finetune_api.uris import S3Location\n"
         "from finetune_trainer.storage.interface import StoreFields\n"
-        "from finetune_trainer.storage.s3 import open_store\n"
+        "from finetune_trainer.storage.stores import open_store\n"
         "store = open_store(StoreAccess(endpoint_url=sys.argv[1]), os.environ, StoreFields('a', 'b'))\n"
         "content = open(sys.argv[3], 'rb').read()\n"
         "with store.writing(S3Location(sys.argv[2], 'faulty/large'), len(content)) as target:\n"

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 from finetune_api.plan import RunPlan
 from finetune_api.spec import FineTuneJobSpec, Optimizer, Tuning
+from finetune_trainer.compiler import defer_compiler
+
+# What transformers asks of PyTorch before it imports more of it.
+_ABSENT = ("is_torch_distributed_available", "is_torch_flex_attn_available")
 
 
 def needs_bitsandbytes(spec: FineTuneJobSpec) -> bool:
@@ -24,7 +30,11 @@ def spare_imports(spec: FineTuneJobSpec) -> None:
     found (https://docs.python.org/3/reference/import.html#the-module-cache), so that they take it for not installed.
     """
     if not needs_bitsandbytes(spec):
-        sys.modules.setdefault("bitsandbytes", cast(ModuleType, None))
+        _hide("bitsandbytes")
+
+
+def _hide(name: str) -> None:
+    sys.modules.setdefault(name, cast(ModuleType, None))
 
 
 def training_process() -> Callable[[RunPlan], int]:
@@ -34,8 +44,48 @@ def training_process() -> Callable[[RunPlan], int]:
     forked process copy the memory that it shares (https://docs.python.org/3/library/gc.html#gc.freeze).
     """
     gc.disable()
+    # accelerate would import it for a dialogue about SageMaker.
+    _hide("boto3")
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        # DeepSpeed would import it to find that it has no GPU to write kernels for.
+        _hide("triton")
+    defer_compiler()
+    spare_sharded_tensors()
     from finetune_trainer.training import worker
 
+    # Every new model of transformers makes PyTorch import it, with sympy, to work out shapes.
+    import_module("torch.fx.experimental.symbolic_shapes")
     gc.freeze()
     gc.enable()
     return worker.main
+
+
+def spare_sharded_tensors() -> None:
+    """Has transformers and PEFT take PyTorch for a build without torch.distributed and flex attention, as they support.
+
+    They would use the one only to spread a model by themselves, which DeepSpeed does here, and the other only for
+    models that are asked to. Both import much else.
+
+    Raises:
+        ImportError: one of them no longer asks for that.
+    """
+    import transformers.utils
+    from transformers.utils import import_utils
+
+    for name in _ABSENT:
+        _replace(import_utils, name, _no)
+        _replace(transformers.utils, name, _no)
+    # Only now can PEFT be imported.
+    from peft.tuners import tuners_utils
+
+    _replace(tuners_utils, "_torch_supports_distributed", False)
+
+
+def _replace(module: ModuleType, name: str, value: Any) -> None:
+    if not hasattr(module, name):
+        raise ImportError(f"{module.__name__} has no {name}, by which imports were spared", name=module.__name__)
+    setattr(module, name, value)
+
+
+def _no() -> bool:
+    return False

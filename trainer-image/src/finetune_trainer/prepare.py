@@ -18,7 +18,7 @@ from finetune_trainer.models.architectures import Config, why_not_together
 from finetune_trainer.models.fits import check_options, check_parts
 from finetune_trainer.models.references import open_reference
 from finetune_trainer.models.sources import Model, open_model
-from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.storage.stores import store_of
 from finetune_trainer.training.checkpoints.folders import Folders
 from finetune_trainer.workspace import workspace_of
 

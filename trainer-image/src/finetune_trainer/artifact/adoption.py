@@ -16,7 +16,7 @@ from finetune_trainer.artifact.latest import point_latest
 from finetune_trainer.artifact.manifest import FORMAT, Manifest, artifact_of
 from finetune_trainer.storage.digests import DigestMemory
 from finetune_trainer.storage.interface import ObjectStore
-from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.storage.stores import store_of
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from finetune_trainer.models.safetensors_header import read_file_header
 from finetune_trainer.models.sources import base_model_name
 from finetune_trainer.models.tensors import TensorScan
 from finetune_trainer.storage.interface import ObjectStore
-from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.storage.stores import store_of
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.storage.claims import inside
 from finetune_trainer.storage.digests import DigestMemory, file_sha256
 from finetune_trainer.storage.interface import CHUNK_BYTES, ObjectStore, StoredObject
-from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.storage.stores import store_of
 
 TRAIN_FIELD, VALIDATION_FIELD = "spec.dataset.train", "spec.dataset.validation.sources"
 

@@ -31,7 +31,7 @@ from finetune_trainer.models.modelfiles import longest_context, vocabulary_size
 from finetune_trainer.models.sources import Model
 from finetune_trainer.storage.digests import DigestMemory, digest_of_files, file_sha256
 from finetune_trainer.storage.interface import ObjectStore
-from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.storage.stores import store_of
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from finetune_trainer.data.splitfiles import (
 )
 from finetune_trainer.errors import NotSafetensors, StorageError
 from finetune_trainer.models.tensors import TensorFile
-from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.storage.stores import store_of
 
 __all__ = [
     "SUMMARY_FILE",

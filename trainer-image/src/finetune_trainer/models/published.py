@@ -20,7 +20,7 @@ from finetune_trainer.models.places import find_weights
 from finetune_trainer.models.safetensors_header import TensorInfo, read_file_header
 from finetune_trainer.models.stored import StoredModel
 from finetune_trainer.storage.digests import file_sha256
-from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.storage.stores import store_of
 
 _FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 _COPY = "copy the adapter again, whole"

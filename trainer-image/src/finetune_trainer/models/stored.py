@@ -11,7 +11,7 @@ from finetune_trainer.errors import NotSafetensors
 from finetune_trainer.models.safetensors_header import HEADER_LENGTH_BYTES, TensorInfo, read_header
 from finetune_trainer.storage.digests import DigestMemory
 from finetune_trainer.storage.interface import StoredObject
-from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.storage.stores import store_of
 
 
 class StoredModel:

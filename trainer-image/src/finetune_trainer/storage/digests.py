@@ -18,7 +18,7 @@ from finetune_api.layout import digest_cache
 from finetune_api.plan import OUTPUT, RunPlan
 from finetune_api.runid import canonical_json, sha256_digest
 from finetune_trainer.storage.interface import ObjectStore, StoredObject
-from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.storage.stores import store_of
 
 logger = logging.getLogger(__name__)
 

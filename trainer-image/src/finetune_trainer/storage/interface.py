@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from finetune_api.plan import OUTPUT, RunPlan
+from finetune_api.plan import OUTPUT, RunPlan, StoreAccess
 from finetune_api.uris import S3Location
 from finetune_api.weights import ADAPTER, weight_sources, weights_field
 
@@ -95,6 +95,11 @@ class StoreFields:
 
     location: str
     access: str
+
+
+def variable(access: StoreAccess, environment: Mapping[str, str], name: str) -> str | None:
+    """A variable of one store's Secret, None when it is empty or not there."""
+    return environment.get(f"{access.environment_prefix or ''}{name}") or None
 
 
 def fields_of(plan: RunPlan, use: str) -> StoreFields:

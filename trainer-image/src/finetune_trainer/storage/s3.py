@@ -1,4 +1,4 @@
-"""S3-compatible storage, and the choice between it and a folder.
+"""S3-compatible storage.
 
 Small objects and everything but content go through botocore, large ones through obstore. Every error of theirs leaves
 as a :class:`TrainerError` in words.
@@ -25,20 +25,11 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from finetune_api.plan import RunPlan, StoreAccess
+from finetune_api.plan import StoreAccess
 from finetune_api.uris import S3Location
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.storage.checksums import crc64, joined_crc64, wire_crc64
-from finetune_trainer.storage.folder import FolderStore
-from finetune_trainer.storage.interface import (
-    CHUNK_BYTES,
-    ObjectStore,
-    StoredObject,
-    StoreFields,
-    Writer,
-    check_written,
-    fields_of,
-)
+from finetune_trainer.storage.interface import CHUNK_BYTES, StoredObject, StoreFields, Writer, check_written, variable
 from finetune_trainer.storage.parts import GoingOn, Parted, Sender, most_advanced, unfinished
 from finetune_trainer.storage.ranges import PIECE_BYTES
 from finetune_trainer.storage.s3client import Client, Connection, answer_of, client_of, in_words
@@ -65,44 +56,18 @@ _BROKEN_ANSWERS = (
 _DAMAGED = "read it again; if that does not help, write the object again"
 
 
-def open_store(access: StoreAccess, environment: Mapping[str, str], fields: StoreFields) -> ObjectStore:
-    """Opens a store; nothing is sent before the first call.
-
-    Raises:
-        UserError: the named Secret lacks a key, or its endpoint holds credentials, which messages would repeat.
-    """
-    endpoint = access.endpoint_url or _variable(access, environment, "AWS_ENDPOINT_URL")
-    if endpoint and "@" in endpoint:
-        raise UserError(
-            f"the endpoint in the Secret of {fields.access} holds a user or a password",
-            "take both out of AWS_ENDPOINT_URL; credentials are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-        )
-    if endpoint and endpoint.startswith("file://"):
-        return FolderStore(Path(endpoint.removeprefix("file://")), fields)
-    return S3Store(access, environment, fields)
-
-
-def store_of(plan: RunPlan, use: str, environment: Mapping[str, str]) -> ObjectStore:
-    """Opens the store of one use of the plan, such as ``output``, ``model`` or ``train-0``."""
-    return open_store(plan.stores[use], environment, fields_of(plan, use))
-
-
-def _variable(access: StoreAccess, environment: Mapping[str, str], name: str) -> str | None:
-    return environment.get(f"{access.environment_prefix or ''}{name}") or None
-
-
 class S3Store:
     """An S3-compatible store; see :class:`finetune_trainer.storage.interface.ObjectStore`."""
 
     def __init__(self, access: StoreAccess, environment: Mapping[str, str], fields: StoreFields) -> None:
         self._fields = fields
-        region = _variable(access, environment, "AWS_REGION") or _variable(access, environment, "AWS_DEFAULT_REGION")
-        known = {name: _variable(access, environment, name.upper()) for name in (*_KEY_PAIR, "aws_session_token")}
+        region = variable(access, environment, "AWS_REGION") or variable(access, environment, "AWS_DEFAULT_REGION")
+        known = {name: variable(access, environment, name.upper()) for name in (*_KEY_PAIR, "aws_session_token")}
         absent = [name.upper() for name in _KEY_PAIR if not known[name]]
         if absent and access.environment_prefix:
             raise missing_credentials(fields, f"the Secret has no {' and no '.join(absent)}")
         self._connection = Connection(
-            endpoint=access.endpoint_url or _variable(access, environment, "AWS_ENDPOINT_URL"),
+            endpoint=access.endpoint_url or variable(access, environment, "AWS_ENDPOINT_URL"),
             region=access.region or region,
             style=access.addressing_style,
             checksum=access.checksum,

@@ -23,7 +23,7 @@ def uploader(plan: RunPlan, environment: Mapping[str, str]) -> Callable[[Mapping
     """
 
     def upload(files: Mapping[str, bytes]) -> None:
-        from finetune_trainer.storage.s3 import store_of
+        from finetune_trainer.storage.stores import store_of
 
         store = store_of(plan, OUTPUT, environment)
         for name, content in files.items():

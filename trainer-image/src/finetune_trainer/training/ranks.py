@@ -18,10 +18,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune_api.plan import NODE_RANK_VARIABLE, RunPlan, World
+from finetune_api.plan import NODE_RANK_VARIABLE, OUTPUT, RunPlan, World
 from finetune_trainer.imports import training_process
 from finetune_trainer.outcome import STOP_SIGNALS
 from finetune_trainer.signals import die_with_parent
+from finetune_trainer.storage.stores import import_store
 from finetune_trainer.workspace import Workspace, workspace_of
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ def main(plan: RunPlan) -> int:
     forks = os.environ.get("DS_ACCELERATOR") == "cpu"
     if forks:
         training_process()
+        import_store(plan.stores[OUTPUT], os.environ)
     if sys.stdin.readline() != GO:
         return 1
     forks = forks and _has_one_thread()

@@ -106,7 +106,7 @@ class Worker:
             return None
         # Only this rank needs the object store.
         from finetune_trainer.artifact.publish import artifact_prefix
-        from finetune_trainer.storage.s3 import store_of
+        from finetune_trainer.storage.stores import store_of
 
         return StreamedWeights(store_of(self._plan, OUTPUT, os.environ), artifact_prefix(self._plan, prepared))
 
@@ -139,7 +139,8 @@ def join_world(plan: RunPlan, environment: Mapping[str, str]) -> Place:
     torch.set_num_threads(plan.world.threads_per_process)
     # Kernels that add up in no fixed order would give other weights each time; a warning where there is no other.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # torch.use_deterministic_algorithms() would import the compiler to tell it.
+    torch.set_deterministic_debug_mode("warn")
     on_cpu = environment.get("DS_ACCELERATOR") == "cpu"
     device = torch.device("cpu") if on_cpu else torch.device("cuda", int(environment["LOCAL_RANK"]))
     if not on_cpu:

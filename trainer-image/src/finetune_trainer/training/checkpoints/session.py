@@ -17,7 +17,7 @@ from finetune_api.results import Checkpoint, Prepared
 from finetune_trainer.errors import Preempted, StorageError
 from finetune_trainer.progress import Reporter
 from finetune_trainer.signals import StopRequest
-from finetune_trainer.storage.s3 import store_of
+from finetune_trainer.storage.stores import store_of
 from finetune_trainer.training.checkpoints.folders import Folders
 from finetune_trainer.training.checkpoints.format import Manifest, folder_name
 from finetune_trainer.training.checkpoints.history import History, load_history
