@@ -15,7 +15,7 @@ def test_it_waits_for_the_owners_word_and_then_runs_as_it(platform: Platform, na
     )
     (remedy,) = [line for line in condition(waiting, "Prepared")["message"].split(": ") if "annotate" in line]
     assert platform.children("pods", namespace, "keyless") == []
-    platform.kubectl(*remedy.rstrip(".").removeprefix("kubectl ").split())
+    platform.kubectl(*remedy.partition(". ")[0].removeprefix("kubectl ").split())
     pods = eventually(lambda: platform.children("pods", namespace, "keyless"), 30)
     assert [(pod["spec"]["serviceAccountName"], pod["spec"]["automountServiceAccountToken"]) for pod in pods] == [
         ("trainer", False)

@@ -16,6 +16,7 @@ import yaml
 
 from finetune_sandbox.errors import RequestFailed
 from finetune_sandbox.installation import OperatorProcess, kubectl
+from support.kube_reader import KubeReader
 
 Object = dict[str, Any]
 T = TypeVar("T")
@@ -93,6 +94,10 @@ class Platform:
             region_name=self.store["AWS_REGION"],
         )
 
+    @cached_property
+    def _reader(self) -> KubeReader:
+        return KubeReader(self.kubeconfig)
+
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return kubectl(self.kubeconfig, *arguments, stdin=stdin)
 
@@ -169,23 +174,20 @@ class Platform:
         return manifest
 
     def job(self, namespace: str, name: str) -> Object:
-        return json.loads(self.kubectl("get", "ftj", name, "-n", namespace, "-o", "json"))  # type: ignore[no-any-return]
+        return self._reader.get("finetunejobs", namespace, name)
 
     def children(self, kind: str, namespace: str, name: str, stage: str | None = None) -> list[Object]:
-        """Children of a job: jobs, pods, configmaps or services."""
+        """Children of a job; ``kind`` is one or, separated by commas, more of what the reader knows."""
         selector = f"finetune.dev/job={name}" + (f",finetune.dev/stage={stage}" if stage else "")
-        return self._items(kind, namespace, "-l", selector)
+        return [child for each in kind.split(",") for child in self._reader.list(each, namespace, selector)]
 
     def events(self, namespace: str, name: str) -> list[Object]:
         """Events about a job, oldest first."""
-        items = self._items("events.events.k8s.io", namespace)
+        items = self._reader.list("events.events.k8s.io", namespace)
         about = [
             item for item in items if item["regarding"]["name"] == name and item["regarding"]["kind"] == "FineTuneJob"
         ]
         return sorted(about, key=lambda item: str(item["eventTime"]))
-
-    def _items(self, kind: str, namespace: str, *arguments: str) -> list[Object]:
-        return list(json.loads(self.kubectl("get", kind, "-n", namespace, "-o", "json", *arguments))["items"])
 
     def operator_log(self, lines: int = 60) -> list[str]:
         """The last lines that the operator, a process of this machine, has written."""

@@ -66,13 +66,8 @@ def store_policy(bucket: str, writes: str, reads: tuple[str, ...]) -> Object:
         "Statement": [
             {
                 "Effect": "Allow",
-                "Action": [
-                    "s3:GetObject",
-                    "s3:PutObject",
-                    "s3:DeleteObject",
-                    "s3:AbortMultipartUpload",
-                    "s3:ListMultipartUploadParts",
-                ],
+                # Without s3:ListMultipartUploadParts, which SeaweedFS does not know as an action.
+                "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
                 "Resource": [f"{arn}{bucket}/{writes}/*"],
             },
             {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": [f"{arn}{bucket}/{path}/*" for path in reads]},

@@ -59,8 +59,9 @@ def _last_word(seen: Observation, status: FineTuneJobStatus) -> Checkpoint | Non
     return next((checkpoint for checkpoint in said if checkpoint), None)
 
 
-async def tell(kube: Kube, identity: Object, what: Published) -> None:
-    """Writes both, over the version of the job that ``identity`` (its metadata) names, if it names one.
+async def tell(kube: Kube, identity: Object, what: Published) -> str:
+    """Writes both, over the version of the job that ``identity`` (its metadata) names, if it names one. Returns the
+    job's version then.
 
     Raises:
         Conflict: the job has changed since.
@@ -71,7 +72,8 @@ async def tell(kube: Kube, identity: Object, what: Published) -> None:
     written = await kube.apply_status(document | {"status": status}, PLURAL, CHECKPOINT_MANAGER)
     annotations = {"annotations": {CHECKPOINT_ANNOTATION: what.annotation} if what.annotation else {}}
     version = {"resourceVersion": written["metadata"]["resourceVersion"]} if "resourceVersion" in identity else {}
-    await kube.apply(document | {"metadata": identity | version | annotations}, PLURAL, CHECKPOINT_MANAGER)
+    written = await kube.apply(document | {"metadata": identity | version | annotations}, PLURAL, CHECKPOINT_MANAGER)
+    return str(written["metadata"]["resourceVersion"])
 
 
 async def tell_of(kube: Kube, identity: Object, checkpoint: Checkpoint) -> None:

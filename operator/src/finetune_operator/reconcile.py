@@ -13,7 +13,7 @@ from typing import Any
 from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.profile import PROFILE_PLURAL
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.checkpoints import published, tell, wanted
+from finetune_operator.checkpoints import Published, published, tell, wanted
 from finetune_operator.decide import Decision, decide, refused
 from finetune_operator.dependents import Dependents
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
@@ -107,10 +107,8 @@ class Reconciler:
             raise
         await self._delete(key.namespace, decision)
         manifest = await self._with_last_progress(seen) if is_final(decision.status) else seen.manifest
+        manifest = await self._with_checkpoint(manifest, wanted(seen, decision.status))
         version = await self._write_status(manifest, decision.status)
-        if (due := wanted(seen, decision.status)) != published(seen.manifest):
-            identity = {field: seen.manifest["metadata"][field] for field in ("name", "namespace", "uid")}
-            await tell(self._kube, identity | {"resourceVersion": version}, due)
         if is_final(decision.status):
             self._reports.end(key.namespace, key.name, seen.manifest["metadata"]["uid"])
         self._settle(key, seen, decision, version)
@@ -133,9 +131,14 @@ class Reconciler:
             return seen.manifest
         if (seen.manifest.get("status") or {}).get("progress") == report.progress.to_wire():
             return seen.manifest
-        identity = {field: metadata[field] for field in _IDENTITY if field in metadata}
-        version = await write_progress(self._kube, identity, report.progress)
-        return {**seen.manifest, "metadata": {**metadata, "resourceVersion": version}}
+        version = await write_progress(self._kube, _identity(seen.manifest), report.progress)
+        return _as_of(seen.manifest, version)
+
+    async def _with_checkpoint(self, manifest: Object, due: Published) -> Object:
+        """The job once it names its newest checkpoint or none: who waits for its end must find none that is gone."""
+        if due == published(manifest):
+            return manifest
+        return _as_of(manifest, await tell(self._kube, _identity(manifest), due))
 
     async def _observe(self, key: Key) -> Observation:
         manifest = await self._kube.get(API_VERSION, PLURAL, key.namespace, key.name)
@@ -277,5 +280,14 @@ def status_manifest(manifest: Object, status: Object) -> Object:
     The API server refuses it when the object has changed since: a second operator, or one that slept, must not write
     an old sight over a newer status.
     """
-    kept = {key: manifest["metadata"][key] for key in _IDENTITY if key in manifest["metadata"]}
+    kept = _identity(manifest)
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": kept, "status": status}
+
+
+def _identity(manifest: Object) -> Object:
+    """What names this very object, in this very version if one is known."""
+    return {key: manifest["metadata"][key] for key in _IDENTITY if key in manifest["metadata"]}
+
+
+def _as_of(manifest: Object, version: str) -> Object:
+    return {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": version}}
