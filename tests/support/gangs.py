@@ -31,7 +31,7 @@ class GangFailed(AssertionError):
 
 
 def run_gang(
-    logs: Path, nodes: int, processes: int, module: str, *arguments: str, seconds: float = 300, **environment: str
+    logs: Path, nodes: int, processes: int, module: str, *arguments: str, seconds: float = 500, **environment: str
 ) -> None:
     """Runs ``python -m module arguments`` in every process of a world, with one parent per node that forks its ranks.
 

@@ -16,6 +16,7 @@ import pytest
 
 from finetune_api.outcomes import ExitCode
 from finetune_api.plan import RunPlan
+from finetune_api.status import Origin
 from finetune_trainer.data.splits import SplitsSummary
 from support.listener import endpoint_of, listening
 from support.tiny_model import write_tiny_model
@@ -124,7 +125,8 @@ def test_two_pods_publish_the_same_artifact_twice_and_report(
         assert plan.prepared
         # Resources are no part of a run: both are the same one.
         prepared = plan.prepared.model_copy(update={"run_id": "r-" + "0" * 20})
-        plan = plan.model_copy(update={"progress": endpoint, "prepared": prepared})
+        origins = {"spec.hyperparameters.maxSteps": Origin.MANIFEST}
+        plan = plan.model_copy(update={"progress": endpoint, "prepared": prepared, "origins": origins})
         simulated = {"FINETUNE_SIMULATED_GPUS": "1"} if gpus else {}
         pods = [site.start(plan, f"{name}-{node}", node, **simulated) for node in (0, 1)]
         assert [pod.wait(timeout=BOUND_SECONDS) for pod in pods] == [0, 0], site.log(f"{name}-0")
