@@ -8,7 +8,7 @@ BIN := $(CURDIR)/.venv/bin
 # ninja, kubectl, weed and torchrun live in the environment.
 export PATH := $(BIN):$(PATH)
 # More workers than two cores: half of the time tests wait. Files stay together, since their fixtures run whole trainings.
-PYTEST_FLAGS ?= -q -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST_FLAGS ?= -q -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help env demo demo-dpo test faults lint crds verify bench images clean
 

@@ -36,7 +36,7 @@ def test_a_trainer_that_fails_says_why(platform: Platform, namespace: str) -> No
     assert condition(job, "Failed")["message"].startswith(f"{failure['message']}. ")
     assert [attempt["outcome"] for attempt in job["status"]["attempts"]] == ["Diverged"]
     assert "artifact" not in job["status"]
-    assert platform.events(namespace, "diverges")[-1]["type"] == "Warning"
+    assert platform.events_until(namespace, "diverges", "Warning")
 
 
 def test_a_pod_deleted_mid_run_costs_an_attempt_not_the_job(platform: Platform, namespace: str) -> None:

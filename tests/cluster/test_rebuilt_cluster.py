@@ -63,5 +63,6 @@ def test_finished_jobs_are_complete_without_a_training_pod(platform: Platform, r
     assert {job["status"]["artifact"]["uri"].split("/")[-2] for job in jobs()} == set(names)
     made = json.loads(rebuilt.kubectl("get", "jobs,pods", "-n", namespace, "-o", "json"))["items"]
     assert {child["metadata"]["labels"]["finetune.dev/stage"] for child in made} == {"prepare"}
-    assert {event["reason"] for name in names for event in rebuilt.events(namespace, name)} == {"Adopted", "Prepared"}
+    told = [event["reason"] for name in names for event in rebuilt.events_until(namespace, name, "Adopted")]
+    assert set(told) == {"Adopted", "Prepared"}
     platform.kubectl("delete", "namespace", namespace, "--wait=false")

@@ -99,7 +99,7 @@ def test_the_newest_run_is_pointed_to(platform: Platform, done: Object) -> None:
 
 
 def test_events_tell_the_transitions_once(platform: Platform, done: Object) -> None:
-    events = platform.events(done["metadata"]["namespace"], "good")
+    events = platform.events_until(done["metadata"]["namespace"], "good", "Published")
     assert [event["reason"] for event in events] == ["Prepared", "Training", "Published"]
     assert {event["reportingController"] for event in events} == {"finetune.dev/finetune-operator"}
 

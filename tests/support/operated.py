@@ -189,6 +189,15 @@ class Platform:
         ]
         return sorted(about, key=lambda item: str(item["eventTime"]))
 
+    def events_until(self, namespace: str, name: str, kind: str) -> list[Object]:
+        """Events about a job, once the newest is of this type or reason: it is told a moment after the status."""
+
+        def found() -> list[Object]:
+            events = self.events(namespace, name)
+            return events if events and kind in (events[-1]["type"], events[-1]["reason"]) else []
+
+        return eventually(found, 30, lambda: f"no {kind} at the end of {self.events(namespace, name)}")
+
     def operator_log(self, lines: int = 60) -> list[str]:
         """The last lines that the operator, a process of this machine, has written."""
         assert self.operator
