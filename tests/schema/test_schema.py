@@ -335,6 +335,8 @@ def existing(cluster: Cluster, namespace: str) -> Object:
     """A job that is there already, with a held-out split, which says something of every group but one."""
     written = {"method": {"tuning": "lora"}, "hyperparameters": {"seed": 42}, "resources": {"cpu": "1"}}
     written |= {"deepspeed": {"zeroStage": 2}, "evaluation": {"publish": "Last"}}
+    # An operator that other tests may have on this cluster leaves it alone.
+    written |= {"managedBy": "example.com/nobody"}
     document = _manifest("existing", namespace, dataset={"validation": {"fraction": "0.1"}}, **written)
     cluster.apply(document)
     return document

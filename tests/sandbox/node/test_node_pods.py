@@ -115,8 +115,11 @@ def test_deletion_is_graceful(space: Any) -> None:
     space.state("p", "running")
     space.until("pod", "p", lambda _: space.run("logs", "p") == "up\n")
     with subprocess.Popen(space.line("logs", "-f", "p"), stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout
+        # It follows from here on.
+        assert follower.stdout.readline() == "up\n"
         space.run("delete", "pod", "p", "--wait=true")
-        assert follower.communicate()[0] == "up\nstopping\n"
+        assert follower.communicate()[0] == "stopping\n"
     assert "not found" in space.failure("get", "pod", "p")
 
 

@@ -38,10 +38,13 @@ def _part(sizes: list[int], first: int, width: int) -> Part:
     return Part(elements=width, slices=tuple(slices), vectors=(vector,))
 
 
+def stored_file(rank: int, size: int) -> StoredFile:
+    """A file with a sum for each block."""
+    return StoredFile(name=f"rank-{rank}", size=size, sums=("",) * -(-size // BLOCK_BYTES))
+
+
 def shard(rank: int, part: Part) -> Shard:
-    return Shard(
-        rank=rank, file=StoredFile(name=f"rank-{rank}", size=64 + part.elements * WIDTH, sums=()), parts=(part,)
-    )
+    return Shard(rank=rank, file=stored_file(rank, 64 + part.elements * WIDTH), parts=(part,))
 
 
 def content(sizes: list[int], part: Part) -> bytearray:
@@ -99,9 +102,6 @@ def test_blocks_cover_a_copy_exactly(source: int, length: int) -> None:
 
 @pytest.mark.parametrize(("stored", "ranks"), [(1, 1), (2, 1), (1, 3), (4, 2), (2, 5)])
 def test_all_blocks_are_verified_by_somebody(stored: int, ranks: int) -> None:
-    shards = [
-        Shard(rank=rank, file=StoredFile(name=f"rank-{rank}", size=0, sums=("",) * (rank + 1)), parts=())
-        for rank in range(stored)
-    ]
+    shards = [Shard(rank=rank, file=stored_file(rank, rank * BLOCK_BYTES + 1), parts=()) for rank in range(stored)]
     seen = set().union(*(verified_by(rank, ranks, shards) for rank in range(ranks)))
     assert seen == {(rank, block) for rank in range(stored) for block in range(rank + 1)}
