@@ -13,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -113,16 +114,16 @@ class Reset(Exception):
     """The connection ends here, without a word."""
 
 
-class FaultyHandler(BaseHTTPRequestHandler):
+class FaultyHandler(BaseHTTPRequestHandler, ABC):
     """Handles one connection. Subclasses say how a server is reached and how it refuses."""
 
     protocol_version = "HTTP/1.1"
     faults: Faults
     refusals: Mapping[Fault, Refusal]
 
+    @abstractmethod
     def connect(self) -> HTTPConnection:
         """A connection to the server."""
-        raise NotImplementedError
 
     def do_GET(self) -> None:
         try:
