@@ -29,7 +29,7 @@ _PHASES = {
     "step": (Phase.STEP, 1.0),
     "evaluation": (Phase.EVALUATE, 0.05),
     "save": (Phase.SAVE, 0.02),
-    "first step": (Phase.FIRST_STEPS, 0.05),
+    "first step": (Phase.FIRST_STEP, 0.05),
     "load": (Phase.LOAD, 0.5),
 }
 # Only steps have a limit of seconds: of four freezes three are meant for them, the fourth for the others in turn.

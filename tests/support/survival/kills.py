@@ -18,7 +18,7 @@ INTERVAL_STEPS = 3
 MEAN_INTERVALS = 20
 # torchrun lets ranks whose peer is gone end by themselves; these know it within a second.
 _GRACE_SECONDS = 10.0
-_TRAINING = (Phase.FIRST_STEPS, Phase.STEP)
+_TRAINING = (Phase.FIRST_STEP, Phase.STEP)
 
 
 def ideal_ratio(mean_intervals: float) -> float:

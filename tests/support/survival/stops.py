@@ -24,7 +24,7 @@ JOB = "stopped"
 # four micro-batches; a stop that comes when the phase is over strikes the one that follows it.
 RANK_PHASES = {
     "load": (Phase.LOAD, 0.8),
-    "first step": (Phase.FIRST_STEPS, 0.1),
+    "first step": (Phase.FIRST_STEP, 0.1),
     "step and accumulation": (Phase.STEP, 0.1),
     "evaluation": (Phase.EVALUATE, 0.1),
     "save": (Phase.SAVE, 0.02),

@@ -51,24 +51,72 @@ def test_limit_of_a_step(seconds: list[float], limit: float) -> None:
 def test_each_phase_has_its_own_limit(tmp_path: Path, clock: _Clock) -> None:
     pulse = Pulse(tmp_path / "beat", 15.0)
     limits = {}
-    for phase in set(Phase) - {Phase.STEP, Phase.FIRST_STEPS}:
+    for phase in set(Phase) - {Phase.STEP, Phase.FIRST_STEP}:
         pulse.enter(phase)
         limits[phase] = _read(tmp_path / "beat").limit
     assert limits[Phase.PUBLISH] == float("inf")
     assert all(limit >= 1800 for limit in limits.values())
 
 
-def test_steps_are_judged_by_those_before(tmp_path: Path, clock: _Clock) -> None:
+LIMITS: dict[str, tuple[list[float], Phase, float]] = {
+    "nothing is known yet": ([], Phase.FIRST_STEP, 1800.0),
+    "a short first step": ([0.2], Phase.STEP, 15.0),
+    "the first step is all that is known": ([600.0], Phase.STEP, 1800.0),
+    "the slower of two": ([20.0, 6.0], Phase.STEP, 60.0),
+    "the first step says nothing of the others": ([600.0, 10.0, 9.0], Phase.STEP, 30.0),
+    "the slowest of a few": ([600.0, 10.0, 9.0, 12.0], Phase.STEP, 36.0),
+    "a slow second step is no first one": ([600.0, 300.0, 9.0, 12.0], Phase.STEP, 900.0),
+    "one of many is an exception": ([600.0, *[1.0] * 199, 300.0], Phase.STEP, 15.0),
+    "those of long ago are forgotten": ([600.0, *[100.0] * 300, *[1.0] * 512], Phase.STEP, 15.0),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_steps_are_judged_by_those_before(tmp_path: Path, clock: _Clock, case: str) -> None:
+    seconds, phase, limit = LIMITS[case]
     pulse = Pulse(tmp_path / "beat", 15.0)
-    seen = []
-    for step in range(6):
+    for step, lasting in enumerate(seconds):
         pulse.step(step)
-        seen.append(_read(tmp_path / "beat"))
-        clock.now += 600.0 if step == 0 else 10.0
-    assert [beat.phase for beat in seen] == [Phase.FIRST_STEPS] * 3 + [Phase.STEP] * 3
-    assert [beat.limit for beat in seen[:3]] == [1800.0] * 3
-    assert [beat.limit for beat in seen[3:]] == [1800.0, 30.0, 30.0], "the first steps say nothing of the others"
-    assert (seen[5].rank, seen[5].step, seen[5].since) == (3, 5, 1640.0)
+        clock.now += lasting
+    pulse.step(len(seconds))
+    beat = _read(tmp_path / "beat")
+    assert (beat.phase, beat.limit) == (phase, limit)
+    assert (beat.rank, beat.step, beat.since) == (3, len(seconds), clock.now)
+
+
+@pytest.mark.parametrize("phase", [Phase.EVALUATE, Phase.SAVE, Phase.EXPORT])
+def test_the_way_to_and_from_a_phase_has_the_limit_of_a_step(tmp_path: Path, clock: _Clock, phase: Phase) -> None:
+    pulse = Pulse(tmp_path / "beat", 15.0)
+    for step in range(3):
+        pulse.step(step)
+        clock.now += 10.0
+        with pulse.during(phase):
+            clock.now += 300.0
+            inside = _read(tmp_path / "beat")
+        after = _read(tmp_path / "beat")
+        clock.now += 7.0
+        assert (inside.phase, inside.limit) == (phase, 3600.0)
+        # The step before the phase counts, however many phases come between; the way after it does not.
+        assert (after.phase, after.limit, after.since) == (Phase.STEP, 30.0, inside.since + 300.0)
+
+
+def test_before_the_first_step_a_phase_leads_back_to_what_was_before(tmp_path: Path, clock: _Clock) -> None:
+    pulse = Pulse(tmp_path / "beat", 15.0)
+    pulse.enter(Phase.LOAD)
+    with pulse.during(Phase.EVALUATE), pulse.during(Phase.SAVE):
+        pass
+    assert _read(tmp_path / "beat").phase is Phase.LOAD
+
+
+def test_a_phase_within_another_leads_back_to_that(tmp_path: Path, clock: _Clock) -> None:
+    pulse = Pulse(tmp_path / "beat", 15.0)
+    pulse.step(0)
+    with pulse.during(Phase.EVALUATE):
+        with pulse.during(Phase.SAVE):
+            clock.now += 5.0
+        beat = _read(tmp_path / "beat")
+    assert (beat.phase, beat.since) == (Phase.EVALUATE, clock.now)
+    assert _read(tmp_path / "beat").phase is Phase.STEP
 
 
 def test_what_is_not_a_step_does_not_count_as_one(tmp_path: Path, clock: _Clock) -> None:
@@ -91,8 +139,10 @@ def test_ten_thousand_fast_steps_with_evaluations_and_saves_raise_no_alarm(tmp_p
         clock.now += 14.0 if step % 97 == 0 else 0.01
         _assert_quiet(path, clock)
         if step % 50 == 49:
-            pulse.enter(Phase.EVALUATE if step % 100 == 49 else Phase.SAVE)
-            clock.now += 300.0
+            with pulse.during(Phase.EVALUATE if step % 100 == 49 else Phase.SAVE):
+                clock.now += 300.0
+                _assert_quiet(path, clock)
+            clock.now += 10.0
             _assert_quiet(path, clock)
 
 
@@ -156,4 +206,6 @@ def test_stacks_are_written_on_a_signal(tmp_path: Path) -> None:
 def test_where_nobody_watches_nothing_is_written(tmp_path: Path) -> None:
     NoPulse().enter(Phase.LOAD)
     NoPulse().step(1)
+    with NoPulse().during(Phase.SAVE):
+        pass
     assert list(tmp_path.iterdir()) == []

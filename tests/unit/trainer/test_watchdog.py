@@ -45,8 +45,15 @@ STALLS: dict[str, tuple[list[Beat], Stall | None]] = {
         [_beat(0, lasting=16), _beat(1, lasting=17)],
         Stall((0, 1), (), "no progress in step 6 for 17 s: ranks 0, 1 wait for another one"),
     ),
-    "they wait for one that may still save": ([_beat(0, Phase.SAVE, 100, limit=3600.0), _beat(1, lasting=90)], None),
-    "they wait for one that still loads": ([_beat(0, Phase.LOAD, 100, limit=3600.0), _beat(1, lasting=90)], None),
+    "one is frozen on its way into an evaluation, where the others are": (
+        [_beat(0, Phase.EVALUATE, 12, limit=3600.0), _beat(1, lasting=16, **SILENT)],
+        Stall((1,), (1,), "no progress in step 6 for 16 s: rank 1 gives no sign of life"),
+    ),
+    "the first step has time": (
+        [_beat(0, Phase.FIRST_STEP, 900, limit=1800.0), _beat(1, Phase.LOAD, 900, limit=3600.0)],
+        None,
+    ),
+    "all evaluate for long": ([_beat(rank, Phase.EVALUATE, 3000, limit=3600.0) for rank in (0, 1)], None),
     "saving takes too long": (
         [_beat(0, Phase.SAVE, 3700, limit=3600.0), _beat(1, lasting=90)],
         Stall((0, 1), (), "no progress in save for 3700 s: ranks 0, 1 wait for another one"),

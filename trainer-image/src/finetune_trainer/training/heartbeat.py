@@ -14,7 +14,8 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -24,8 +25,8 @@ STACKS_SIGNAL = signal.SIGUSR1
 # Seconds between two signs of life of a process, from a thread that does nothing else.
 TICK_SECONDS = 1.0
 _REMEMBERED_STEPS = 512
-# In these kernels are compiled and memory is found: they say nothing of the others.
-_FIRST_STEPS = 3
+# In the first step kernels are compiled and memory is found: with so many known, it says nothing of the others.
+_TELLING_STEPS = 3
 # sequence, pid, phase, step; begin of the phase, its limit, and the last sign of life.
 _LAYOUT = struct.Struct("=4q3d")
 _SEQUENCE = struct.Struct("=q")
@@ -39,7 +40,7 @@ class Phase(IntEnum):
 
     START = 0
     LOAD = 1
-    FIRST_STEPS = 2
+    FIRST_STEP = 2
     STEP = 3
     EVALUATE = 4
     SAVE = 5
@@ -51,7 +52,7 @@ class Phase(IntEnum):
 _LIMITS = {
     Phase.START: 1800.0,
     Phase.LOAD: 3600.0,
-    Phase.FIRST_STEPS: 1800.0,
+    Phase.FIRST_STEP: 1800.0,
     Phase.EVALUATE: 3600.0,
     Phase.SAVE: 3600.0,
     Phase.EXPORT: 3600.0,
@@ -60,7 +61,10 @@ _LIMITS = {
 
 
 def step_limit(seconds: Sequence[float], least: float) -> float:
-    """How long a step may take: three times the 99th percentile of the last ones, and at least ``least`` seconds."""
+    """How long a step may take: three times the 99th percentile of the last ones, and at least ``least`` seconds.
+
+    Of up to 50 steps that percentile is the slowest.
+    """
     ordered = sorted(seconds)
     return max(3.0 * ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))], least)
 
@@ -78,12 +82,34 @@ class Beat:
     alive: float
 
 
+class StepTimes:
+    """How long the last steps took, and from that, how long the next one may take."""
+
+    def __init__(self, least: float) -> None:
+        """``least`` is the shortest limit, in seconds."""
+        self._least, self._known = least, 0
+        self._recent: deque[float] = deque(maxlen=_REMEMBERED_STEPS)
+
+    def add(self, seconds: float) -> None:
+        """A step is over."""
+        self._recent.append(seconds)
+        self._known += 1
+        if self._known == _TELLING_STEPS:
+            self._recent.popleft()
+
+    @property
+    def next(self) -> tuple[Phase, float]:
+        """What comes now and its limit in seconds: the first step, or one that can be compared with others."""
+        if not self._recent:
+            return Phase.FIRST_STEP, _LIMITS[Phase.FIRST_STEP]
+        return Phase.STEP, step_limit(self._recent, self._least)
+
+
 class Pulse:
     """The writer, in the process that trains."""
 
     def __init__(self, path: Path, least: float) -> None:
-        self._least, self._begun = least, 0
-        self._recent: deque[float] = deque(maxlen=_REMEMBERED_STEPS)
+        self._times, self._in_step = StepTimes(least), False
         self._phase, self._step, self._since, self._sequence = Phase.START, 0, time.monotonic(), 0
         path.write_bytes(bytes(_LAYOUT.size))
         with path.open("r+b") as file:
@@ -93,17 +119,34 @@ class Pulse:
 
     def enter(self, phase: Phase) -> None:
         """A phase begins; steps are told by :meth:`step`."""
-        self._phase, self._since = phase, time.monotonic()
-        self._write(_LIMITS[phase])
+        self._end_step()
+        self._begin(phase, _LIMITS[phase])
+
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """A phase that ends with the ``with`` block; then comes the way to the next step, or what was before."""
+        outer = self._phase
+        self.enter(phase)
+        yield
+        if outer in (Phase.FIRST_STEP, Phase.STEP):
+            self._begin(*self._times.next)
+        else:
+            self._begin(outer, _LIMITS[outer])
 
     def step(self, done: int) -> None:
         """A step begins, after ``done`` optimizer steps."""
-        now = time.monotonic()
-        if self._phase is Phase.STEP:
-            self._recent.append(now - self._since)
-        self._step, self._since, self._begun = done, now, self._begun + 1
-        self._phase = Phase.STEP if self._begun > _FIRST_STEPS else Phase.FIRST_STEPS
-        self._write(step_limit(self._recent, self._least) if self._recent else _LIMITS[Phase.FIRST_STEPS])
+        self._end_step()
+        self._step, self._in_step = done, True
+        self._begin(*self._times.next)
+
+    def _end_step(self) -> None:
+        if self._in_step:
+            self._times.add(time.monotonic() - self._since)
+        self._in_step = False
+
+    def _begin(self, phase: Phase, limit: float) -> None:
+        self._phase, self._since = phase, time.monotonic()
+        self._write(limit)
 
     def _write(self, limit: float) -> None:
         # An odd sequence number: what follows is being written.
@@ -124,6 +167,11 @@ class NoPulse:
 
     def enter(self, phase: Phase) -> None:
         """Does nothing."""
+
+    @contextmanager
+    def during(self, phase: Phase) -> Iterator[None]:
+        """Does nothing."""
+        yield
 
     def step(self, done: int) -> None:
         """Does nothing."""

@@ -47,6 +47,7 @@ from finetune_trainer.training.metrics import (
 from finetune_trainer.training.objectives import objective_of
 from finetune_trainer.training.objectives.interface import Objective, mean_loss
 from finetune_trainer.training.packing import PackedOrder, pack
+from finetune_trainer.training.phases import Phases
 from finetune_trainer.training.samples import Sampler
 from finetune_trainer.training.schedule import learning_rate_factor
 from finetune_trainer.training.stragglers import Pace
@@ -103,6 +104,7 @@ class Training:
         """``weights`` takes those of rank 0 when training is over, if they are not to stay in the workspace."""
         self.stage = Stage.TRAIN
         self._pulse = pulse or NoPulse()
+        self._phases = Phases(self._pulse, place.device)
         self._plan, self._spec, self._prepared, self._workspace = plan, plan.spec, prepared, workspace
         self._adapter = workspace.adapter if plan.starts_from_adapter else None
         self._place, self._reporter = place, reporter
@@ -116,7 +118,7 @@ class Training:
         target = Target(workspace.artifact, weights or FolderWeights(workspace.artifact))
         self._target = target if leader else None
         kept = workspace.artifact if leader and keeps_best(plan.spec) else None
-        self.checkpoints = Checkpoints(plan, prepared, rank, os.environ, self._stop, reporter, self._pulse, kept)
+        self.checkpoints = Checkpoints(plan, prepared, rank, os.environ, self._stop, reporter, self._phases, kept)
         self._history = History()
         self._sampler: Sampler | None = None
 
@@ -143,6 +145,7 @@ class Training:
             # What an objective wants of the model as it was before the first step, it cannot find in a later one.
             self._before_training(engine, splits, order)
         self._sampler = self._sampler_of(splits)
+        self._pulse.enter(Phase.LOAD)
         self._history = self.checkpoints.resume(engine.state())
         self._history.attempts.append(
             AttemptStarted(self._plan.attempt, len(self._steps), time.time(), self._place.world_size)
@@ -159,6 +162,7 @@ class Training:
             self.checkpoints.finish()
         # From here on whoever is asked to stop ends at once: the end of training is saved, and what was sent of the
         # weights is gone on with.
+        self._pulse.enter(Phase.EXPORT)
         if not keeps_best(self._spec):
             self._export(engine)
         evaluation = self._evaluation()
@@ -205,7 +209,6 @@ class Training:
         return votes > 0
 
     def _export(self, engine: Engine) -> None:
-        self._pulse.enter(Phase.EXPORT)
         export(engine, self._model, self._spec, self._workspace.model, self._target)
 
     def _compare_with_another(self, splits: Splits, order: BatchOrder | PackedOrder) -> None:
@@ -298,21 +301,24 @@ class Training:
     def _evaluate(self, engine: Engine, splits: Splits, metrics: MetricsFile | None, step: int) -> None:
         if splits.validation is None or any(done.step == step for done in self._evaluations):
             return
-        self._pulse.enter(Phase.EVALUATE)
-        self._reporter.report(self.stage, f"evaluating {len(splits.validation)} held-out rows after step {step}")
-        count, pause = len(splits.validation), self.checkpoints.stop_if_asked
-        means = evaluate(engine, self._objective, splits.validation, count, pause)
+        with self._phases.during(Phase.EVALUATE):
+            self._measure(engine, splits.validation, metrics, step)
+        if step == 0:
+            self._sample(engine, step)
+        if keeps_best(self._spec) and self._leader_says(engine, best(self._evaluations) is self._evaluations[-1]):
+            self._sample(engine, step)
+            with self._phases.during(Phase.EXPORT):
+                self._export(engine)
+
+    def _measure(self, engine: Engine, held_out: TokenizedSplit, metrics: MetricsFile | None, step: int) -> None:
+        self._reporter.report(self.stage, f"evaluating {len(held_out)} held-out rows after step {step}")
+        means = evaluate(engine, self._objective, held_out, len(held_out), self.checkpoints.stop_if_asked)
         self._check(means.loss, f"the held-out loss after step {step}")
         measures = with_perplexity(self._spec.method.objective, means.loss, means.metrics)
         self._evaluations.append(EvaluationMetrics(step, means.loss, measures, time.time()))
         if metrics:
             metrics.write(self._evaluations[-1])
             print(f"held-out loss {means.loss:.4f} after step {step}", flush=True)
-        if step == 0:
-            self._sample(engine, step)
-        if keeps_best(self._spec) and self._leader_says(engine, best(self._evaluations) is self._evaluations[-1]):
-            self._sample(engine, step)
-            self._export(engine)
 
     def _sampler_of(self, splits: Splits) -> Sampler | None:
         count, longest = self._spec.evaluation.samples, self._spec.hyperparameters.max_sequence_length
@@ -324,9 +330,9 @@ class Training:
         """Answers of the model as it is; they take the place of all but the first ones."""
         if self._sampler is None:
             return
-        self._pulse.enter(Phase.EVALUATE)
-        self._reporter.report(self.stage, f"answering held-out prompts after step {step}")
-        found = self._sampler.take(engine, step, self.checkpoints.stop_if_asked)
+        with self._phases.during(Phase.EVALUATE):
+            self._reporter.report(self.stage, f"answering held-out prompts after step {step}")
+            found = self._sampler.take(engine, step, self.checkpoints.stop_if_asked)
         samples = self._history.samples
         samples[:] = [sample for sample in samples if sample.step == 0 and step] + found
 

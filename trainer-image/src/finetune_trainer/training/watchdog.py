@@ -58,11 +58,10 @@ class Stall:
 def find_stall(beats: Sequence[Beat], now: float, share: float = 1.0) -> Stall | None:
     """Whether ranks of a pod have exceeded their limits, or a share of them.
 
-    A rank that waits in a step for one which may still load, evaluate or save is not stuck.
+    No rank waits in a step for one that loads, evaluates or saves: ranks leave these phases together.
     """
     late = [beat for beat in beats if now - beat.since > share * beat.limit or now - beat.alive > _DEAD_SECONDS]
-    busy = [beat for beat in beats if beat not in late and beat.phase not in (Phase.STEP, Phase.PUBLISH)]
-    if not late or (busy and all(beat.phase is Phase.STEP for beat in late)):
+    if not late:
         return None
     silent = [beat for beat in beats if now - beat.alive > _SILENT_SECONDS]
     behind = [beat for beat in late if beat.step < max(other.step for other in beats)]

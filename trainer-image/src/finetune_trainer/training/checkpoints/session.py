@@ -29,8 +29,9 @@ from finetune_trainer.training.checkpoints.slicing import Incompatible
 from finetune_trainer.training.checkpoints.snapshot import Snapshot
 from finetune_trainer.training.collectives import broadcast_bytes, total
 from finetune_trainer.training.engine_state import EngineState, LivePart
-from finetune_trainer.training.heartbeat import AnyPulse, Phase
+from finetune_trainer.training.heartbeat import Phase
 from finetune_trainer.training.metrics import CheckpointSaved
+from finetune_trainer.training.phases import Phases
 from finetune_trainer.training.totals import Ranks
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Checkpoints:
         environment: Mapping[str, str],
         stop: StopRequest,
         reporter: Reporter,
-        pulse: AnyPulse,
+        phases: Phases,
         kept: Path | None = None,
     ) -> None:
         """``kept`` is a folder whose files belong to each checkpoint, on rank 0."""
@@ -80,7 +81,7 @@ class Checkpoints:
         self._folders = Folders(store_of(plan, OUTPUT, environment), prefix)
         self._spec, self._seed = plan.spec.checkpoint, plan.spec.hyperparameters.seed
         self._run_id, self._rank, self._stop, self._reporter = prepared.run_id, rank, stop, reporter
-        self._pulse, self._kept = pulse, Kept(kept) if kept else None
+        self._phases, self._kept = phases, Kept(kept) if kept else None
         run = Run(prepared.run_id, plan.attempt, rank.world_size, rank.number, self._spec.keep)
         self._saver = Saver(self._folders, run, self._committed)
         self._snapshot = Snapshot(rank.number, pinned=rank.device.type == "cuda")
@@ -98,7 +99,6 @@ class Checkpoints:
             The metrics until then, to go on with; empty when training starts at the first step.
         """
         self._state = state
-        self._pulse.enter(Phase.LOAD)
         damaged: list[str] = []
         candidates = iter(self._candidates(damaged))
         self._writer = broadcast_bytes(secrets.token_hex(4).encode(), self._rank.device).decode()
@@ -245,7 +245,11 @@ class Checkpoints:
             self._folders.remove_all()
 
     def _begin(self) -> None:
-        self._pulse.enter(Phase.SAVE)
+        with self._phases.during(Phase.SAVE):
+            self._saver.begin(self._pending())
+
+    def _pending(self) -> Pending:
+        """What is to be saved, as it is now."""
         started, rank = time.monotonic(), self._rank
         parts = self._required_state.saved(rank.number, rank.world_size)
         describe = self._snapshot.take(parts, _random_state(rank.device))
@@ -262,11 +266,14 @@ class Checkpoints:
         )
         self._blocked = time.monotonic() - started
         self._saved_step, self._saved_at = self._step, time.monotonic()
-        self._saver.begin(pending)
+        return pending
 
     def _settle(self) -> bool:
         """Waits for a save under way, on all ranks alike. False when some rank could not upload its part."""
-        self._pulse.enter(Phase.SAVE)
+        with self._phases.during(Phase.SAVE):
+            return self._settled()
+
+    def _settled(self) -> bool:
         error = self._saver.wait_for_upload()
         if total(float(error is not None), self._rank.device):
             self._saver.give_up()
