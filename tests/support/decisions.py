@@ -10,7 +10,7 @@ from finetune_api.outcomes import FailureClass, Stage
 from finetune_api.reports import ProgressReport
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide import Decision, decide
-from finetune_operator.observation import observe
+from finetune_operator.observation import Observation, observe
 from finetune_operator.workloads import Workload
 from support.builders import NAME, POLICY, Object, at, batch_job, failed, pod, prepare_outcome, stored
 
@@ -31,10 +31,17 @@ def look(
     quotas: tuple[Object, ...] = (),
     **changes: Any,
 ) -> Decision:
-    """What is decided at some second about a job of which this is seen."""
+    """What is decided at some second about a job of which this is seen, once a new one remembers how it began."""
     wire = status.to_wire() if status else None
     seen = observe(stored(generation, wire, **changes), jobs, pods, heard, at(now), workload=workload, quotas=quotas)
-    return decide(seen, POLICY)
+    decision = decide(seen, POLICY)
+    return look(decision.status, now=now, generation=generation, **changes) if begins(seen, decision) else decision
+
+
+def begins(seen: Observation, decision: Decision) -> bool:
+    """Whether the decision is only to write down by which profile and defaults a job runs."""
+    known = seen.manifest.get("status") or {}
+    return "plan" not in known and not seen.jobs and bool(decision.status and decision.status.plan)
 
 
 def told(decision: Decision) -> FineTuneJobStatus:

@@ -52,10 +52,16 @@ _BASE = {
 }
 
 
+def profile_of(case: Case) -> Object | None:
+    """The profile that a case names, as the API server gives it back."""
+    known = yaml.safe_load((FOLDER / "profiles.yaml").read_text())
+    return profile(case.profile, **known[case.profile]) if case.profile else None
+
+
 def judged(case: Case) -> str:
     """Who of the operator's side stops a manifest that the API server took: operator, waits, or nobody."""
-    known = yaml.safe_load((FOLDER / "profiles.yaml").read_text())
-    profiles = (profile(case.profile, **known[case.profile]),) if case.profile else ()
+    found = profile_of(case)
+    profiles = (found,) if found else ()
     document = merged(case.manifest, {"metadata": {"uid": UID, "generation": 1}})
     decision = _look(document, profiles)
     if decision.status and decision.status.failure:

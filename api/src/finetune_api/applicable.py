@@ -107,10 +107,12 @@ _NODE_FIELDS = {"cpu": "cpu", "memory": "memory", "gpus": "gpusPerNode", "gpuRes
 
 
 def remembered_resources(manifest: Object) -> Object:
-    """spec.resources as the manifest and the remembered profile give them, read without any judgement."""
+    """spec.resources as the manifest, the remembered profile and the remembered defaults give them, read without any
+    judgement."""
     spec = value_at(manifest, "status.plan.profile.spec") or {}
     node = value_at(spec, "node") or {}
     given = {field: node[name] for name, field in _NODE_FIELDS.items() if node.get(name) is not None}
+    given = laid_under(value_at(manifest, "status.plan.defaults.resources") or {}, given)
     return laid_under(given | (value_at(spec, "defaults.resources") or {}), value_at(manifest, "spec.resources") or {})
 
 

@@ -12,13 +12,17 @@ from finetune_api.applicable import applicable, laid_under, value_at
 from finetune_api.base import Object
 from finetune_api.cel import violations
 from finetune_api.crd import Schema, effective_spec_schema
+from finetune_api.defaults import filled, known_to, left_out, remembered_defaults
 from finetune_api.job import FineTuneJob
 from finetune_api.profile import NAMESPACE_PLACEHOLDER, FineTuneProfileSpec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import EffectiveField, FineTuneJobStatus, Origin
+from finetune_api.upstream import Upstream
 from finetune_api.uris import job_named
 
 _LONGEST_VALUE = 512
+# Where it is left out, a run ID has no number of epochs: writing 1 into the spec would give the same run another ID.
+_NAMELESS = ("hyperparameters", "epochs")
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,13 @@ def snapshot_of(manifest: Object) -> FineTuneProfileSpec | None:
     return None if known is None else FineTuneProfileSpec.model_validate(known)
 
 
-def effective_job(manifest: Object, profile: FineTuneProfileSpec | None) -> FineTuneJob:
+def effective_job(manifest: Object, profile: FineTuneProfileSpec | None, defaults: Object | None = None) -> FineTuneJob:
     """The job with its effective spec, and no status.
+
+    Args:
+        manifest: the job as it was written.
+        profile: what it runs under.
+        defaults: built-in defaults that it began with, which count for it instead of those of this version.
 
     Raises:
         pydantic.ValidationError: the spec lacks a field that neither the manifest nor the profile gives, or does not
@@ -76,17 +85,35 @@ def effective_job(manifest: Object, profile: FineTuneProfileSpec | None) -> Fine
     written = manifest.get("spec") or {}
     namespace = manifest["metadata"].get("namespace", "default")
     spec = laid_under(given_by(profile, written, namespace), written)
+    spec = filled(spec, known_to(_schema(), defaults or {}))
     return FineTuneJob.from_manifest({**manifest, "spec": spec, "status": {}})
 
 
 def remembered_job(manifest: Object) -> FineTuneJob:
-    """The job with its effective spec, under the profile that its status remembers, and with that status.
+    """The job with its effective spec, by the profile and the defaults that its status remembers, and with that status.
 
     Raises:
         pydantic.ValidationError: as :func:`effective_job`, or the status cannot be read.
     """
     status = FineTuneJobStatus.model_validate(manifest.get("status") or {})
-    return effective_job(manifest, snapshot_of(manifest)).model_copy(update={"status": status})
+    job = effective_job(manifest, snapshot_of(manifest), remembered_defaults(manifest))
+    return job.model_copy(update={"status": status})
+
+
+def built_in(written: Object, given: Object, spec: FineTuneJobSpec, upstream: Upstream | None = None) -> Object:
+    """The built-in defaults that count in an effective spec: what neither its manifest nor its profile says.
+
+    Args:
+        written: the spec as the manifest has it.
+        given: what the profile gives, see :func:`given_by`.
+        spec: the effective spec.
+        upstream: the job whose result is the model, as far as it is known.
+    """
+    effective = spec.to_wire()
+    for path, value in _implied(spec, upstream):
+        if path != _NAMELESS:
+            _set(effective, path, value)
+    return left_out(effective, laid_under(given, written)) or {}
 
 
 def effective_fields(
@@ -117,17 +144,17 @@ def _text(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
 
 
-def _implied(spec: FineTuneJobSpec) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _implied(spec: FineTuneJobSpec, upstream: Upstream | None = None) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Defaults that depend on other fields, which a schema cannot give."""
     if spec.hyperparameters.epochs is None and spec.hyperparameters.max_steps is None:
-        yield ("hyperparameters", "epochs"), 1
+        yield _NAMELESS, 1
     if spec.resources.gpus_per_node == 0 and spec.resources.processes_per_node is None:
         yield ("resources", "processesPerNode"), spec.resources.processes
     # Whoever continues the adapter of another job takes its options from there.
-    if job_named(spec.model.source) is None:
-        for name, options in spec.method.tuning_options.items():
-            if getattr(spec.method, name) is None:
-                yield ("method", name), options.to_wire()
+    may_continue = job_named(spec.model.source) is not None and (upstream is None or upstream.is_adapter)
+    for name, options in spec.method.tuning_options.items():
+        if getattr(spec.method, name) is None and not (name == "lora" and may_continue):
+            yield ("method", name), options.to_wire()
     objective, options_of = spec.method.objective.value, spec.method.objective_options
     if options_of is not None and getattr(spec.method, objective) is None:
         yield ("method", objective), options_of.to_wire()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from finetune_api.base import Object
 from finetune_api.outcomes import Stage
 from finetune_api.plan import gradient_accumulation_steps
 from finetune_api.results import Prepared
@@ -123,7 +124,10 @@ def announced(status: FineTuneJobStatus, change: str | None) -> FineTuneJobStatu
 
 
 def first_plan(
-    spec: FineTuneJobSpec, profile: ProfileSnapshot | None, fields: tuple[EffectiveField, ...]
+    spec: FineTuneJobSpec,
+    profile: ProfileSnapshot | None,
+    fields: tuple[EffectiveField, ...],
+    defaults: Object | None = None,
 ) -> PlanStatus:
     """What is decided before the inputs are looked at."""
     return PlanStatus(
@@ -133,8 +137,16 @@ def first_plan(
         gradient_accumulation_steps=gradient_accumulation_steps(spec),
         zero_stage=spec.deepspeed.zero_stage,
         profile=profile,
+        defaults=defaults,
         fields=fields,
     )
+
+
+def with_defaults(status: FineTuneJobStatus, defaults: Object) -> FineTuneJobStatus:
+    """The status with the built-in defaults that count, where it remembers any: an older version wrote none."""
+    if status.plan is None or status.plan.defaults is None:
+        return status
+    return status.model_copy(update={"plan": status.plan.model_copy(update={"defaults": defaults})})
 
 
 def with_fields(status: FineTuneJobStatus, fields: tuple[EffectiveField, ...]) -> FineTuneJobStatus:
@@ -161,6 +173,7 @@ def with_prepared(
         zero_stage=spec.deepspeed.zero_stage,
         avoided_nodes=status.plan.avoided_nodes if status.plan else (),
         profile=status.plan.profile if status.plan else None,
+        defaults=status.plan.defaults if status.plan else None,
         fields=status.plan.fields if status.plan else None,
         total_steps=prepared.steps,
         model_digest=prepared.model_digest,

@@ -252,6 +252,22 @@ class PlanStatus(Document):
     profile: Annotated[
         ProfileSnapshot | None, Field(default=None, description="The profile that the job runs under, if any.")
     ]
+    defaults: Annotated[
+        dict[str, Any] | None,
+        WithJsonSchema(
+            {
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": True,
+                # One entry among the managed fields, and not one for each default.
+                "x-kubernetes-map-type": "atomic",
+            }
+        ),
+        Field(
+            default=None,
+            description="The built-in defaults that the job began with, in the shape of its spec: what neither its "
+            "manifest nor its profile says. They count for it to its end, whatever those of a newer operator are.",
+        ),
+    ]
     fields: Annotated[
         tuple[EffectiveField, ...] | None,
         Field(

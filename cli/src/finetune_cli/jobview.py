@@ -7,6 +7,7 @@ from datetime import datetime
 
 from finetune_api.applicable import applicable, laid_under, remembered_resources
 from finetune_api.base import Document
+from finetune_api.defaults import filled, remembered_defaults
 from finetune_api.outcomes import EXIT_CODE_OF_CLASS, ExitCode, FailureClass
 from finetune_api.profile import NAMESPACE_PLACEHOLDER
 from finetune_api.spec import DeepSpeedSpec, HyperparametersSpec, MethodSpec, ResourcesSpec
@@ -31,12 +32,14 @@ def namespace_of(job: Object) -> str:
 
 
 def with_defaults(job: Object) -> Object:
-    """The job with what its profile gave, and the defaults of the groups that it says little of."""
+    """The job with what its profile gave and the defaults that it began with; before it began, those of this version in
+    the groups that it says little of."""
     written = object_at(job, "spec")
     given = applicable(object_at(job, "status", "plan", "profile", "spec", "defaults"), written)
     spec = laid_under(given, written) | {"resources": remembered_resources(job)}
     if destination := text_at(spec, "output", "destination"):
         spec["output"]["destination"] = destination.replace(NAMESPACE_PLACEHOLDER, namespace_of(job))
+    spec = filled(spec, remembered_defaults(job))
     groups = {name: default().to_wire() | object_at(spec, name) for name, default in _DEFAULTS.items()}
     return job | {"spec": spec | groups}
 

@@ -38,7 +38,7 @@ from finetune_operator.lost_pods import abandoned, is_lost
 from finetune_operator.objects import PREPARE_RESOURCES, prepare_objects, training_objects, training_resources
 from finetune_operator.observation import ChildJob, Observation, Pod
 from finetune_operator.policy import Policy
-from finetune_operator.profiles import Stall, adopted, fields_of, governed, platform_under
+from finetune_operator.profiles import Stall, adopted, defaults_of, fields_of, governed, platform_under
 from finetune_operator.queueing import (
     LOOK_AGAIN,
     held_back,
@@ -58,6 +58,7 @@ Object = dict[str, Any]
 
 # How soon to look again for a profile that is missing or has to be mended.
 _PROFILE_WAIT = timedelta(seconds=3)
+_CHECKING = "checking and preparing the inputs"
 _STATE_OF_STAGE = {
     Stage.PREPARE: State.STARTING,
     Stage.TRAIN: State.TRAINING,
@@ -147,7 +148,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
         return _finished(turn)
     if found.refusals:
         return _invalid(seen, status, found.refusals, found.reason)
-    if found.snapshot and not found.begun:
+    if not found.begun:
         return _adopt(turn.told(adopted(seen.manifest, found, status)), found.snapshot)
     if found.job.spec.suspend:
         return _suspend(turn)
@@ -201,10 +202,11 @@ def _stalled(seen: Observation, status: FineTuneJobStatus, stall: Stall) -> Deci
     return Decision(status_in(seen, status, phase), requeue_after=_PROFILE_WAIT)
 
 
-def _adopt(turn: _Turn, snapshot: ProfileSnapshot) -> Decision:
-    """Writes down the profile before anything is built on it: a crash or a change of it cannot mix two of them."""
-    phase = Phase(State.PREPARING, Reason.PREPARING, f"running under the FineTuneProfile {snapshot.name!r}")
-    return turn.settle(phase, requeue_after=timedelta(0))
+def _adopt(turn: _Turn, snapshot: ProfileSnapshot | None) -> Decision:
+    """Writes down profile and defaults before anything is built on them: a crash, a change of the profile or another
+    version of the operator cannot mix two of them."""
+    message = f"running under the FineTuneProfile {snapshot.name!r}" if snapshot else _CHECKING
+    return turn.settle(Phase(State.PREPARING, Reason.PREPARING, message), requeue_after=timedelta(0))
 
 
 def _fail(turn: _Turn, reason: Reason, failure: Failure) -> Decision:
@@ -256,7 +258,7 @@ def _begin(turn: _Turn) -> Decision:
         return _find_upstreams(turn)
     job = turn.seen.job_of(Stage.PREPARE, turn.number)
     if job is None:
-        phase = Phase(State.PREPARING, Reason.PREPARING, "checking and preparing the inputs")
+        phase = Phase(State.PREPARING, Reason.PREPARING, _CHECKING)
         return turn.settle(phase, create=prepare_objects(turn.job, turn.policy.platform, turn.number, turn.status))
     return _prepare_ended(turn, job) if job.finished else _preparing(turn, job)
 
@@ -269,7 +271,9 @@ def _find_upstreams(turn: _Turn) -> Decision:
         return _fail(turn, Reason.SPEC_INVALID, found)
     if isinstance(found, Wait):
         return turn.settle(Phase(State.PENDING, found.reason, found.message))
-    turn = turn.told(turn.status.with_upstreams(found))
+    status = turn.status.with_upstreams(found)
+    defaults = defaults_of(turn.seen.manifest, turn.job, turn.profile, status)
+    turn = turn.told(progression.with_defaults(status, defaults))
     names = " and ".join(dict.fromkeys(repr(upstream.job) for upstream in found.values()))
     phase = Phase(State.PREPARING, Reason.PREPARING, f"using the result of the FineTuneJob {names}")
     return turn.settle(phase, requeue_after=timedelta(0))
@@ -288,7 +292,7 @@ def _preparing(turn: _Turn, job: ChildJob) -> Decision:
         return turn.settle(Phase(State.PREPARING, Reason.CLAIM_NOT_FOUND, absent))
     held = held_back(job, turn.seen.workload) if job.suspended else None
     held = held or (None if pods else _short_of_quota(turn, PREPARE_RESOURCES, 1))
-    message = held or waiting_for(pods) or "checking and preparing the inputs"
+    message = held or waiting_for(pods) or _CHECKING
     phase = Phase(State.PREPARING, Reason.PREPARING, message)
     return turn.settle(phase, requeue_after=LOOK_AGAIN if held else None)
 

@@ -1,4 +1,4 @@
-"""Under which profile a job runs, and what follows from it. Pure."""
+"""Under which profile and by which defaults a job runs, and what follows from it. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from pydantic import ValidationError
 from finetune_api import progression
 from finetune_api.applicable import value_at
 from finetune_api.bounds import Violation, out_of_bounds, within_deadline
-from finetune_api.effective import broken_rules, effective_fields, effective_job, given_by, snapshot_of, told_fields
+from finetune_api.defaults import remembered_defaults
+from finetune_api.effective import (
+    broken_rules,
+    built_in,
+    effective_fields,
+    effective_job,
+    given_by,
+    snapshot_of,
+    told_fields,
+)
 from finetune_api.job import FineTuneJob
 from finetune_api.profile import FineTuneProfile, FineTuneProfileSpec, selects
 from finetune_api.status import EffectiveField, FineTuneJobStatus, ProfileSnapshot, Reason
@@ -63,7 +72,7 @@ def governed(seen: Observation, status: FineTuneJobStatus) -> Governed | Stall:
     """
     if has_begun(status) or is_final(status) or seen.jobs:
         spec = snapshot_of(seen.manifest)
-        job = effective_job(seen.manifest, spec)
+        job = effective_job(seen.manifest, spec, remembered_defaults(seen.manifest))
         bounded = job if spec is None else job.model_copy(update={"spec": within_deadline(job.spec, spec)})
         return Governed(bounded, spec, status.plan.profile if status.plan else None, begun=True)
     chosen = _choose(seen.manifest, seen.profiles, seen.namespace_labels)
@@ -152,7 +161,16 @@ def fields_of(
 
 
 def adopted(manifest: Object, found: Governed, status: FineTuneJobStatus) -> FineTuneJobStatus:
-    """The status that remembers the profile before anything is built on it."""
+    """The status that remembers profile and defaults before anything is built on them."""
     fields = fields_of(manifest, found.job, found.job, found.profile)
-    plan = progression.first_plan(found.job.spec, found.snapshot, fields)
+    defaults = defaults_of(manifest, found.job, found.profile, status)
+    plan = progression.first_plan(found.job.spec, found.snapshot, fields, defaults)
     return status.model_copy(update={"plan": plan})
+
+
+def defaults_of(
+    manifest: Object, job: FineTuneJob, profile: FineTuneProfileSpec | None, status: FineTuneJobStatus
+) -> Object:
+    """The built-in defaults of a job, as far as it is known which of them count."""
+    written = manifest.get("spec") or {}
+    return built_in(written, given_by(profile, written, job.metadata.namespace), job.spec, status.upstream)

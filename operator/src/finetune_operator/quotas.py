@@ -37,7 +37,7 @@ def demand_of(resources: Object, pods: int) -> Demand:
 def worth_reading(seen: Observation) -> bool:
     """Whether pods are missing that a quota may have refused, or that are about to be made."""
     status = seen.manifest.get("status") or {}
-    prepared = "plan" in status or any(job.stage is Stage.PREPARE and job.finished for job in seen.jobs)
+    prepared = "runID" in status or any(job.stage is Stage.PREPARE and job.finished for job in seen.jobs)
     gang = remembered_resources(seen.manifest).get("nodes", 1) if prepared else 1
     return "completionTime" not in status and sum(1 for pod in seen.pods if not pod.ended) < gang
 

@@ -52,7 +52,8 @@ def _look(account: Object | None, seconds: float = 0, status: Object | None = No
 
 
 def test_an_allowed_one_is_that_of_every_pod() -> None:
-    assert [manifest["kind"] for manifest in _look(ALLOWED).create] == ["ConfigMap", "Job"]
+    begun = _look(ALLOWED).status.to_wire()
+    assert [manifest["kind"] for manifest in _look(ALLOWED, status=begun).create] == ["ConfigMap", "Job"]
     for manifest in (
         prepare_objects(job(**NAMED), PLATFORM, 1)[-1],
         training_objects(job(**NAMED), PLATFORM, 1, prepared())[-1],

@@ -34,7 +34,7 @@ def test_undisturbed_life() -> None:
     assert sorted(events) == ["Prepared", "Published", "Training"]
 
 
-@pytest.mark.parametrize("crash_at", range(14))
+@pytest.mark.parametrize("crash_at", range(15))
 def test_one_crash_at_any_write_changes_nothing(crash_at: int) -> None:
     """The operator dies once before its n-th write, whichever that is."""
     world = World()
@@ -87,6 +87,8 @@ def test_finished_children_may_be_deleted() -> None:
 def _training() -> World:
     """A world whose first attempt is under way."""
     world = World()
+    # What it runs by is remembered first.
+    world.reconcile()
     world.reconcile()
     world.control_jobs()
     world.start_pods()

@@ -112,7 +112,9 @@ def test_a_missing_profile_is_waited_for() -> None:
     assert condition(status, ConditionType.FAILED)[0] == "False"
     again = look(remembered(document, decision), profile("big"))
     assert condition(status_of(again), ConditionType.STALLED)[0] == "False"
-    assert status_of(again).plan
+    plan = status_of(again).plan
+    assert plan is not None
+    assert plan.profile is not None
 
 
 def test_two_defaults_of_one_namespace_are_ambiguous() -> None:
@@ -124,7 +126,8 @@ def test_two_defaults_of_one_namespace_are_ambiguous() -> None:
 @pytest.mark.parametrize(("labels", "chosen"), [({"team": "a"}, "own"), ({"team": "b"}, None), ({}, None)], ids=str)
 def test_a_default_is_for_the_namespaces_that_it_selects(labels: dict[str, str], chosen: str | None) -> None:
     plan = status_of(look(stored(), profile("own", default=True, **SELECTED), labels=labels)).plan
-    assert (plan.profile.name if plan and plan.profile else None) == chosen
+    assert plan is not None
+    assert (plan.profile.name if plan.profile else None) == chosen
 
 
 def test_a_profile_of_other_namespaces_is_refused() -> None:
@@ -148,7 +151,9 @@ def test_a_profile_of_other_namespaces_is_refused() -> None:
 )
 def test_expressions_of_a_selector(expression: Object, labels: dict[str, str], chosen: bool) -> None:
     given = profile(default=True, namespaceSelector={"matchExpressions": [expression]})
-    assert bool(status_of(look(stored(), given, labels=labels)).plan) is chosen
+    plan = status_of(look(stored(), given, labels=labels)).plan
+    assert plan is not None
+    assert bool(plan.profile) is chosen
 
 
 def test_a_profile_that_cannot_be_read_stalls() -> None:

@@ -10,7 +10,7 @@ from finetune_api.outcomes import Stage
 from finetune_operator.objects import PREPARE_RESOURCES, training_resources
 from finetune_operator.observation import observe
 from finetune_operator.quotas import demand_of, shortage, worth_reading
-from support.builders import at, batch_job, job, pod, resource_quota, stored
+from support.builders import RUN_ID, at, batch_job, job, pod, resource_quota, stored
 from support.decisions import PREPARE_DONE, PREPARE_POD, TRAIN_OBJECTS, Case, check, started
 
 GPUS = {"resources": {"nodes": 2, "gpusPerNode": 2, "cpu": "1500m", "memory": "4Gi"}}
@@ -90,9 +90,10 @@ def test_when_quotas_are_read(status: Any, jobs: Any, pods: Any, expected: bool)
 
 def test_pods_that_a_profile_asks_for_count() -> None:
     profile = {"name": "small", "generation": 1, "spec": {"defaults": TWO}}
-    known = observe(stored(1, {"plan": {"profile": profile}}), (), (pod(),), None, at(9))
+    known = observe(stored(1, {"runID": RUN_ID, "plan": {"profile": profile}}), (), (pod(),), None, at(9))
     assert worth_reading(known)
-    assert not worth_reading(observe(stored(1, {"plan": {}}), (), (pod(),), None, at(9)))
+    assert not worth_reading(observe(stored(1, {"plan": {"profile": profile}}), (), (pod(),), None, at(9)))
+    assert not worth_reading(observe(stored(1, {"runID": RUN_ID, "plan": {}}), (), (pod(),), None, at(9)))
 
 
 FULL = resource_quota({"pods": "3"}, {"pods": "2"})

@@ -35,6 +35,7 @@ from support.builders import (
     stamp,
     stored,
 )
+from support.decisions import begins
 from support.fake_kube import FakeKube, finish, put_job
 
 KEY = Key(NAMESPACE, NAME)
@@ -68,10 +69,11 @@ def other(name: str = "sft", ended: str | None = None, source: str = "s3://model
 def told(*needed: Object, status: FineTuneJobStatus | None = None, **changes: Any) -> FineTuneJobStatus:
     """The status of a job that needs others, of which so much is seen."""
     manifest = stored(status=status.to_wire() if status else None, **(NEEDS | changes))
-    decision = decide(observe(manifest, (), (), None, at(0), needed), POLICY)
+    seen = observe(manifest, (), (), None, at(0), needed)
+    decision = decide(seen, POLICY)
     assert decision.status
     assert decision.create == ()
-    return decision.status
+    return told(*needed, status=decision.status, **changes) if begins(seen, decision) else decision.status
 
 
 def said(status: FineTuneJobStatus, kind: ConditionType) -> tuple[str, str, str]:
@@ -220,7 +222,7 @@ def test_a_manifest_without_a_source_needs_nobody(manifest: Object) -> None:
 
 
 class _Cluster:
-    """Several jobs, and the reconciler of them."""
+    """Several jobs, of which one has begun, and the reconciler of them."""
 
     def __init__(self, *others: Object) -> None:
         self.kube = FakeKube()
@@ -228,6 +230,8 @@ class _Cluster:
         for manifest in others:
             put_job(self.kube, manifest)
         self.reconciler = Reconciler(self.kube, POLICY, Reports(), lambda: NOW)
+        self.look()
+        self.kube.writes.clear()
 
     def look(self) -> timedelta | None:
         return finish(self.reconciler.reconcile(KEY))

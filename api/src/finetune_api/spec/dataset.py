@@ -340,12 +340,13 @@ class DatasetSpec(Document):
     ]
 
 
+# Part of no run ID, whatever the defaults become.
+_PLAIN = {"format": "chat", "weight": "1"}
+
+
 def source_settings(source: DataSource) -> dict[str, Any]:
     """What a source says of its rows beside where they are: empty for chat rows that are all read once."""
-    return source.model_dump(
-        mode="json",
-        by_alias=True,
-        exclude_defaults=True,
-        exclude_none=True,
-        include={"format", "fields", "weight", "limit"},
+    said = source.model_dump(
+        mode="json", by_alias=True, exclude_none=True, include={"format", "fields", "weight", "limit"}
     )
+    return {name: value for name, value in said.items() if _PLAIN.get(name) != value}
