@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer import imports
-from finetune_trainer.imports import needs_bitsandbytes
+from finetune_trainer.imports import needs_bitsandbytes, spare_imports, suits
 from support.training_runs import make_spec
 
 # What the worker does before anything else, then what it imports of PEFT, and what it finds of bitsandbytes.
@@ -28,6 +28,17 @@ sys.exit(sys.modules.get("bitsandbytes") is not None)
 )
 def test_who_needs_it(fields: dict[str, Any], expected: bool) -> None:
     assert needs_bitsandbytes(make_spec(**fields)) is expected
+
+
+def test_a_process_that_hides_it_suits_no_training_that_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, quantized = make_spec(), make_spec(tuning="qlora")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", sys)
+    assert suits(quantized)
+    monkeypatch.delitem(sys.modules, "bitsandbytes")
+    assert suits(quantized)
+    spare_imports(plain)
+    assert suits(plain)
+    assert not suits(quantized)
 
 
 @pytest.mark.parametrize(("optimizer", "imported"), [("adamw", 0), ("adamw8bit", 1)])

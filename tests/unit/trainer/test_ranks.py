@@ -29,6 +29,15 @@ children = [subprocess.Popen([sys.executable, "-c", code], preexec_fn=free) for 
 ends = Family({child.pid: rank for rank, child in enumerate(children)}, float(sys.argv[1])).wait()
 print(json.dumps(ends))
 """
+# The launcher's fork, whose launcher is gone: nobody else has the other end.
+_PARENT = """
+import sys
+from multiprocessing import Pipe
+from pathlib import Path
+from finetune_trainer.main import read_plan
+from finetune_trainer.training.ranks import run_parent
+run_parent(read_plan(Path(sys.argv[1])), True, *Pipe(duplex=False))
+"""
 # Short naps: a signal that comes just before a long one begins would be handled after it.
 _SLEEP = "import time; print('ready', flush=True); any(time.sleep(0.05) for _ in range(12_000))"
 _STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {_SLEEP}"
@@ -113,10 +122,8 @@ def test_ends_are_read_as_they_were_told(tmp_path: Path) -> None:
 def test_a_parent_that_is_not_told_to_go_starts_nothing(plan: RunPlan, tmp_path: Path) -> None:
     """As when the launcher cannot fetch the model: it is gone before the word comes."""
     (tmp_path / "plan.json").write_text(plan.to_json())
-    command = [sys.executable, "-m", "finetune_trainer", "workers", "--plan", str(tmp_path / "plan.json")]
+    command = [sys.executable, "-c", _PARENT, str(tmp_path / "plan.json")]
     environment = {**os.environ, "FINETUNE_WORKSPACE": str(tmp_path), "DS_ACCELERATOR": "none: nothing is imported"}
-    ended = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=BOUND_SECONDS, check=False
-    )
+    ended = subprocess.run(command, env=environment, capture_output=True, timeout=BOUND_SECONDS, check=False)
     assert (ended.returncode, ended.stdout) == (1, b"")
     assert not Workspace(tmp_path).outcomes.exists()

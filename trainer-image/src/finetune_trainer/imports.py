@@ -33,6 +33,12 @@ def spare_imports(spec: FineTuneJobSpec) -> None:
         _hide("bitsandbytes")
 
 
+def suits(spec: FineTuneJobSpec) -> bool:
+    """Whether what this process has imported, or keeps from being imported, is right for a training."""
+    hidden = "bitsandbytes" in sys.modules and sys.modules["bitsandbytes"] is None
+    return not (hidden and needs_bitsandbytes(spec))
+
+
 def _hide(name: str) -> None:
     sys.modules.setdefault(name, cast(ModuleType, None))
 

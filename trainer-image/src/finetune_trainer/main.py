@@ -1,4 +1,4 @@
-"""Entry point of the trainer's pods: ``python -m finetune_trainer prepare|train|workers|worker --plan FILE``."""
+"""Entry point of the trainer's pods: ``python -m finetune_trainer prepare|train|worker --plan FILE``."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="finetune-trainer", description="One stage of a FineTuneJob.")
     parser.add_argument(
         "stage",
-        choices=("prepare", "train", "workers", "worker"),
-        help="workers is what train starts itself: all processes of the pod; worker is one of them",
+        choices=("prepare", "train", "worker"),
+        help="worker is what train starts itself: one training process, where it cannot be forked",
     )
     parser.add_argument("--plan", type=Path, required=True, help="the run plan, a JSON file")
     options = parser.parse_args(arguments)
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_termination_message(outcome, os.environ)
         return code
     ended = _run(options.stage, plan)
-    if options.stage in ("workers", "worker"):
+    if options.stage == "worker":
         exit_at_once(ended)
     return ended
 
@@ -79,10 +79,6 @@ def _run(command: str, plan: RunPlan) -> int:
 
         return launch.main(plan)
     spare_imports(plan.spec)
-    if command == "workers":
-        from finetune_trainer.training import ranks
-
-        return ranks.main(plan)
     return training_process()(plan)
 
 

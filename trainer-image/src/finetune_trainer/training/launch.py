@@ -6,30 +6,25 @@ It imports no PyTorch for a training on CPUs: that is left to the processes that
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from typing import Self
 
 from finetune_api.outcomes import EXIT_CODE_OF_CLASS, ExitCode, Stage, StageOutcome
 from finetune_api.plan import NODE_RANK_VARIABLE, SIMULATED_GPUS_VARIABLE, Device, RunPlan
-from finetune_trainer.data.splits import fetch_splits
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import Killed, node_failure
-from finetune_trainer.models.published import StartAdapter
-from finetune_trainer.models.references import fetch_reference
-from finetune_trainer.models.sources import fetch_model
-from finetune_trainer.outcome import Terminated, failed, ignore_signals, write_termination_message
+from finetune_trainer.outcome import STOP_SIGNALS, Terminated, failed, ignore_signals, write_termination_message
 from finetune_trainer.settings import rendezvous_timeout
 from finetune_trainer.signals import StopRequest, preempted
-from finetune_trainer.training.devices import OFFLINE, choose_device, process_environment, visible_gpus
+from finetune_trainer.training.devices import choose_device, process_environment, visible_gpus
 from finetune_trainer.training.diagnostics import diagnostics_of, uploader
 from finetune_trainer.training.hyperparameters import refuse_unsupported
-from finetune_trainer.training.ranks import GO, ranks_of, read_ends
+from finetune_trainer.training.ranks import has_one_thread, ranks_of, read_ends, run_parent
 from finetune_trainer.training.rollcall import Roll, answer_roll
 from finetune_trainer.training.watchdog import Watchdog
 from finetune_trainer.workspace import Workspace, workspace_of
@@ -79,7 +74,7 @@ def _launch(plan: RunPlan, environment: MutableMapping[str, str]) -> StageOutcom
     )
     _prepare_workspace(workspace, plan)
     ranks, grace = ranks_of(plan.world, node), plan.spec.checkpoint.grace_period_seconds - _SPARE_SECONDS
-    with Ranks(workspace, ranks, grace, {**environment, **OFFLINE}) as processes:
+    with Ranks(plan, workspace, ranks, grace) as processes:
         _fetch(plan, workspace, environment)
         _call_roll(plan, node, environment)
         with Watchdog(workspace, ranks, str(diagnostics_of(plan)), uploader(plan, environment)) as watchdog:
@@ -89,6 +84,12 @@ def _launch(plan: RunPlan, environment: MutableMapping[str, str]) -> StageOutcom
 
 
 def _fetch(plan: RunPlan, workspace: Workspace, environment: Mapping[str, str]) -> None:
+    # Imported while the ranks import theirs.
+    from finetune_trainer.data.splits import fetch_splits
+    from finetune_trainer.models.published import StartAdapter
+    from finetune_trainer.models.references import fetch_reference
+    from finetune_trainer.models.sources import fetch_model
+
     logger.info("fetching model and data")
     fetch_model(plan, environment, workspace.model)
     adapter = StartAdapter.of(plan, environment)
@@ -118,12 +119,21 @@ def _prepare_workspace(workspace: Workspace, plan: RunPlan) -> None:
 
 
 class Ranks:
-    """The process that runs the pod's training processes, for the time of a ``with`` block; it is killed at its end."""
+    """The process that runs the pod's training processes, for the time of a ``with`` block; it is killed at its end.
 
-    def __init__(self, workspace: Workspace, ranks: range, grace: float, environment: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "finetune_trainer", "workers", "--plan", str(workspace.plan)]
+    It is a fork of this one, which has no thread yet but its own.
+    """
+
+    def __init__(self, plan: RunPlan, workspace: Workspace, ranks: range, grace: float) -> None:
         self._workspace, self._ranks, self._grace = workspace, ranks, grace
-        self._process = subprocess.Popen(command, env=dict(environment), stdin=subprocess.PIPE, text=True)
+        context = multiprocessing.get_context("fork")
+        awaited, self._go = context.Pipe(duplex=False)
+        self._process = context.Process(target=run_parent, args=(plan, has_one_thread(), awaited, self._go))
+        # Held back until the new process no longer handles them as this one does.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        self._process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        awaited.close()
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +141,7 @@ class Ranks:
     def __exit__(self, *_: object) -> None:
         # Whatever is still alive dies with it.
         self._process.kill()
-        self._process.communicate()
+        self._process.join()
 
     def run(self) -> dict[int, int]:
         """Lets the ranks train, to their end.
@@ -143,14 +153,17 @@ class Ranks:
             Terminated: the pod was asked to stop; the ranks have been stopped.
         """
         try:
-            self._process.communicate(GO)
+            # Its end is told by its exit code.
+            with suppress(BrokenPipeError):
+                self._go.send_bytes(b"go")
+            self._process.join()
         except Terminated:
             self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(self._grace)
+            self._process.join(self._grace)
             raise
-        if self._process.returncode < 0:
-            return dict.fromkeys(self._ranks, -self._process.returncode)
+        code = self._process.exitcode or 0
+        if code < 0:
+            return dict.fromkeys(self._ranks, -code)
         return {rank: -code for rank, code in read_ends(self._workspace).items() if code < 0}
 
 

@@ -4,8 +4,8 @@ The libraries cost seconds of CPU time and hundreds of megabytes in every proces
 process with a single thread is forked: locks that another thread holds would stay locked in the child for ever. With
 GPUs every rank is a program of its own, since a CUDA driver that some library has touched does not survive a fork.
 
-The launcher starts this process first, so that it imports while model and data are fetched; a line on its standard
-input then lets it start the ranks. It tells how each of them ended in the workspace.
+The launcher forks this process first, so that it imports while model and data are fetched; a message then lets it start
+the ranks. It tells how each of them ended in the workspace.
 """
 
 from __future__ import annotations
@@ -16,38 +16,63 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
+from finetune_api.outcomes import ExitCode
 from finetune_api.plan import NODE_RANK_VARIABLE, OUTPUT, RunPlan, World
-from finetune_trainer.imports import training_process
-from finetune_trainer.outcome import STOP_SIGNALS
+from finetune_trainer.imports import spare_imports, suits, training_process
+from finetune_trainer.outcome import STOP_SIGNALS, exit_at_once
 from finetune_trainer.signals import die_with_parent
 from finetune_trainer.storage.stores import import_store
+from finetune_trainer.training.devices import OFFLINE
 from finetune_trainer.workspace import Workspace, workspace_of
 
 logger = logging.getLogger(__name__)
 
-GO = "go\n"
 # What the launcher needs of the grace period to say how the ranks ended.
 LAST_WORDS_SECONDS = 5
 _OWN = (signal.SIGCHLD, signal.SIGALRM)
 AWAITED = STOP_SIGNALS + _OWN
 
 
-def main(plan: RunPlan) -> int:
-    """Runs the training processes of this pod.
+def run_parent(plan: RunPlan, forkable: bool, awaited: Connection, go: Connection) -> NoReturn:
+    """Where the launcher's fork goes on: it never returns. Its exit code is 0 when all ranks of the pod ended well.
 
-    Returns:
-        0 when all of them ended well, else 1; in each process that was forked, what its training returns.
+    Args:
+        forkable: whether the launcher had one thread; else its fork only starts programs.
+        awaited: where the word comes from that the ranks may start.
+        go: the launcher's end of it.
     """
+    # Or this process would keep open what it waits for when the launcher is gone.
+    go.close()
+    for number in STOP_SIGNALS:
+        signal.signal(number, _end_at_once)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     die_with_parent()
-    forks = os.environ.get("DS_ACCELERATOR") == "cpu"
+    os.environ.update(OFFLINE)
+    exit_at_once(_run(plan, forkable, awaited))
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    """There are no ranks yet: nothing is to be saved."""
+    os._exit(ExitCode.PREEMPTED)
+
+
+def _run(plan: RunPlan, forkable: bool, awaited: Connection) -> int:
+    """0 or 1; in each process that was forked, what its training returns."""
+    spare_imports(plan.spec)
+    forks = forkable and os.environ.get("DS_ACCELERATOR") == "cpu" and suits(plan.spec)
     if forks:
         training_process()
         import_store(plan.stores[OUTPUT], os.environ)
-    if sys.stdin.readline() != GO:
+    try:
+        awaited.recv_bytes()
+    except EOFError:
         return 1
-    forks = forks and _has_one_thread()
+    forks = forks and has_one_thread()
     node, workspace = int(os.environ.get(NODE_RANK_VARIABLE, "0")), workspace_of(os.environ)
     # Signals wait until somebody asks for them: sigwait here, a rank as soon as it has handlers of its own.
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
@@ -94,7 +119,8 @@ def read_ends(workspace: Workspace) -> dict[int, int]:
     return {int(rank): code for rank, code in json.loads(workspace.ends.read_text()).items()}
 
 
-def _has_one_thread() -> bool:
+def has_one_thread() -> bool:
+    """Whether this process may be forked; a warning names its threads otherwise."""
     tasks = Path("/proc/self/task")
     if not tasks.exists():
         # Not Linux: what system libraries do in a forked process is another matter there.
