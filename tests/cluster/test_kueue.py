@@ -27,7 +27,7 @@ LONG = {"hyperparameters": {"maxSteps": 100_000}}
 def queued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A sandbox of its own with Kueue, whose webhooks would see the Jobs of every other test."""
     folder = tmp_path_factory.mktemp("kueue")
-    with Sandbox.up(folder / "state", nodes=2, attached=True) as sandbox:
+    with Sandbox.up(folder / "state", nodes=2, preload="finetune_trainer.preload", attached=True) as sandbox:
         kueue = Kueue(sandbox.kubeconfig, folder / "kueue")
         install(sandbox.kubeconfig, PROJECT)
         operator = OperatorProcess.start(sandbox.kubeconfig, folder / "operator")

@@ -65,7 +65,7 @@ def strike(platform: Platform, sandbox: Sandbox, namespace: str, kind: str, rand
     if kind in ("drain", "fill", "lose"):
         sandbox.fault(kind, pod["spec"]["nodeName"])
     elif kind == "freeze":
-        sandbox.fault(kind, pod["metadata"]["name"], namespace=namespace, process=" worker ")
+        sandbox.fault(kind, pod["metadata"]["name"], namespace=namespace, process="rank-")
     else:
         sandbox.fault(kind, pod["metadata"]["name"], namespace=namespace)
 

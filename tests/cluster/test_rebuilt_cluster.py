@@ -21,7 +21,7 @@ _HANGS_AFTER_SECONDS = 400
 @pytest.fixture
 def rebuilt(platform: Platform, tmp_path: Path) -> Iterator[Platform]:
     """An empty cluster with an operator of its own, and the bucket of the old one."""
-    with Sandbox.up(tmp_path / "state", nodes=2, attached=True) as sandbox:
+    with Sandbox.up(tmp_path / "state", nodes=2, preload="finetune_trainer.preload", attached=True) as sandbox:
         install(sandbox.kubeconfig, PROJECT)
         operator = OperatorProcess.start(sandbox.kubeconfig, tmp_path / "operator")
         try:

@@ -124,6 +124,7 @@ def test_node_configuration() -> None:
         "port": PORTS["kubelet"],
         "nodes": nodes,
         "simulate": True,
+        "preload": "",
         "stateDir": "/sandbox/pods",
         "logDir": "/sandbox/logs/pods",
         "readyFile": "/sandbox/run/nodes-ready",

@@ -69,6 +69,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         install(Path(existing), PROJECT)
         yield Cluster(Path(existing))
         return
-    with Sandbox.up(tmp_path_factory.mktemp("cluster") / "state", nodes=4, gpus_per_node=8, attached=True) as sandbox:
+    state = tmp_path_factory.mktemp("cluster") / "state"
+    # Hundreds of pods: what they import is worth importing once.
+    with Sandbox.up(state, nodes=4, gpus_per_node=8, preload="finetune_trainer.preload", attached=True) as sandbox:
         install(sandbox.kubeconfig, PROJECT)
         yield Cluster(sandbox.kubeconfig, sandbox)

@@ -31,6 +31,7 @@ class Sandbox:
         cpus_per_node: str = "64",
         memory_per_node: str = "64Gi",
         simulate: bool = False,
+        preload: str = "",
         attached: bool = False,
     ) -> Self:
         """Start a sandbox and return when it is ready; raises what ``lifecycle.up`` raises.
@@ -38,7 +39,7 @@ class Sandbox:
         One that is attached goes down with this process, whatever ends it.
         """
         root = _absolute(state_dir)
-        shape = Shape(nodes, gpus_per_node, cpus_per_node, memory_per_node, simulate)
+        shape = Shape(nodes, gpus_per_node, cpus_per_node, memory_per_node, simulate, preload)
         return cls(root, lifecycle.up(root, shape, processes.identify(os.getpid()) if attached else None))
 
     @classmethod

@@ -45,6 +45,7 @@ def _up(options: argparse.Namespace) -> int:
         cpus_per_node=options.cpus_per_node,
         memory_per_node=options.memory_per_node,
         simulate=options.simulate,
+        preload=options.preload,
     )
     print(f"Up in {time.monotonic() - started:.1f} s in {sandbox.state_dir}", file=sys.stderr)
     named = "" if options.state_dir == default_state_dir() else f" --state-dir {shlex.quote(str(options.state_dir))}"
@@ -159,5 +160,12 @@ def _add_up(commands: argparse._SubParsersAction[argparse.ArgumentParser], place
     up.add_argument("--gpus-per-node", type=int, default=0, metavar="G", help="GPUs, as numbers (default: %(default)s)")
     up.add_argument("--cpus-per-node", default="64", metavar="QUANTITY", help="a number only (default: %(default)s)")
     up.add_argument("--memory-per-node", default="64Gi", metavar="QUANTITY", help="as above (default: %(default)s)")
+    up.add_argument(
+        "--preload",
+        default="",
+        metavar="MODULE",
+        help="import this Python module once, for all containers that run its package with python -m: they start "
+        "seconds sooner",
+    )
     up.add_argument("--simulate", action="store_true", help="pods only pretend to run (for tests of scale)")
     up.set_defaults(run=_up)

@@ -112,7 +112,7 @@ def _write_files(layout: Layout, shape: Shape, ports: Mapping[str, int]) -> None
         kubeconfig.write_private(path, kubeconfig.dump(document))
     scheduling = parts.as_json(parts.scheduler_configuration(layout))
     kubeconfig.write_private(layout.run / "scheduler.yaml", scheduling)
-    node = parts.node_configuration(layout, ports, nodes, shape.simulate)
+    node = parts.node_configuration(layout, ports, nodes, shape.simulate, shape.preload)
     kubeconfig.write_private(layout.node_config, parts.as_json(node))
     for folder in (layout.data / "objects", layout.logs / "pods"):
         folder.mkdir(parents=True, exist_ok=True)

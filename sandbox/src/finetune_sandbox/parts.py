@@ -232,7 +232,7 @@ def node_agent(layout: Layout) -> Part:
 
 
 def node_configuration(
-    layout: Layout, ports: Mapping[str, int], nodes: Sequence[Mapping[str, Any]], simulate: bool
+    layout: Layout, ports: Mapping[str, int], nodes: Sequence[Mapping[str, Any]], simulate: bool, preload: str = ""
 ) -> dict[str, Any]:
     """The node agent's configuration file."""
     return {
@@ -244,6 +244,7 @@ def node_configuration(
         "port": ports[KUBELET_PORT],
         "nodes": [dict(node) for node in nodes],
         "simulate": simulate,
+        "preload": preload,
         "stateDir": str(layout.pods),
         "logDir": str(layout.logs / "pods"),
         "readyFile": str(layout.nodes_ready),

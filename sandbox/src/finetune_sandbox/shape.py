@@ -17,7 +17,8 @@ class Shape:
     """The nodes of a sandbox.
 
     Capacity is what the scheduler counts with, not what the machine has: the default of 64 CPUs and 64Gi lets every
-    pod of a small training job be placed on a laptop.
+    pod of a small training job be placed on a laptop. ``preload`` names a Python module that is imported once for all
+    containers that run its package with ``python -m``.
     """
 
     nodes: int = 1
@@ -25,6 +26,7 @@ class Shape:
     cpus_per_node: str = "64"
     memory_per_node: str = "64Gi"
     simulate: bool = False
+    preload: str = ""
 
     def __post_init__(self) -> None:
         """Raise InvalidShape for what no cluster can be."""
@@ -32,6 +34,8 @@ class Shape:
             raise InvalidShape(f"--nodes must be at least 1, not {self.nodes}")
         if self.gpus_per_node < 0:
             raise InvalidShape(f"--gpus-per-node must not be negative, not {self.gpus_per_node}")
+        if self.preload and not all(part.isidentifier() for part in self.preload.split(".")):
+            raise InvalidShape(f"--preload must name a Python module, not {self.preload!r}")
         for option, value in (("--cpus-per-node", self.cpus_per_node), ("--memory-per-node", self.memory_per_node)):
             if not _QUANTITY.fullmatch(value) or not float(re.match(r"[\d.]+", value)[0]):  # type: ignore[index]
                 raise InvalidShape(f"{option} must be a quantity above zero such as 8 or 64Gi, not {value!r}")

@@ -41,6 +41,7 @@ def configure(folder: Path, **changes: Any) -> Path:
         "port": 0,
         "nodes": [{"name": "sandbox-0", "cpu": "8", "memory": "8Gi", "gpus": 0}],
         "simulate": False,
+        "preload": "",
         "clusterCA": str(folder / "ca.crt"),
         "apiServer": "https://127.0.0.1:1",
         "readyFile": str(folder / "ready"),

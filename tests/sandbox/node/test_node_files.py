@@ -291,6 +291,7 @@ CONFIG: dict[str, Any] = {
     "port": 10250,
     "nodes": [{"name": "sandbox-0", "cpu": "64", "memory": "64Gi", "gpus": 8}],
     "simulate": False,
+    "preload": "",
     "clusterCA": "/s/ca.crt",
     "apiServer": "https://127.0.0.1:6443",
     "readyFile": "/s/ready",

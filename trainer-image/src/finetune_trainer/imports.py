@@ -30,7 +30,12 @@ def spare_imports(spec: FineTuneJobSpec) -> None:
     found (https://docs.python.org/3/reference/import.html#the-module-cache), so that they take it for not installed.
     """
     if not needs_bitsandbytes(spec):
-        _hide("bitsandbytes")
+        hide_bitsandbytes()
+
+
+def hide_bitsandbytes() -> None:
+    """Makes it one that cannot be found, unless it is imported already."""
+    _hide("bitsandbytes")
 
 
 def suits(spec: FineTuneJobSpec) -> bool:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from finetune_trainer.errors import Preempted
 from finetune_trainer.outcome import STOP_SIGNALS, Terminated
-
-_PR_SET_PDEATHSIG = 1
 
 
 def preempted() -> Preempted:
@@ -52,12 +48,3 @@ class StopRequest:
             self._deferred = False
         if self.received:
             raise Terminated
-
-
-def die_with_parent() -> None:
-    """Ends this process when the one that started it does: a rank without a launcher would wait for its peers.
-
-    Linux only, see prctl(2); elsewhere nothing happens.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -27,7 +27,8 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Everything the agent is told. ``port`` is the kubelet endpoint's."""
+    """Everything the agent is told. ``port`` is the kubelet endpoint's; ``preload`` a module that is imported once for
+    all containers of its package, empty for none."""
 
     kubeconfig: Path
     state_dir: Path
@@ -38,6 +39,7 @@ class AgentConfig:
     port: int
     nodes: tuple[NodeSpec, ...]
     simulate: bool
+    preload: str
     cluster_ca: Path
     api_server: str
     ready_file: Path
@@ -75,6 +77,7 @@ def parse_config(document: dict[str, Any]) -> AgentConfig:
         port=int(document["port"]),
         nodes=nodes,
         simulate=bool(document["simulate"]),
+        preload=str(document["preload"]),
         cluster_ca=Path(document["clusterCA"]),
         api_server=str(document["apiServer"]),
         ready_file=Path(document["readyFile"]),

@@ -77,7 +77,9 @@ def start_container(container: Json, plan: ContainerPlan, log_changed: Callable[
         **dataclasses.asdict(allowed),
     )
     log = LogWriter(plan.log, log_changed)
-    process = launch(spec, lambda data: log.write("stdout", data), lambda data: log.write("stderr", data))
+    process = launch(
+        spec, lambda data: log.write("stdout", data), lambda data: log.write("stderr", data), plan.machine.warm
+    )
     process.exited.add_done_callback(lambda _: log.close())
     return process
 

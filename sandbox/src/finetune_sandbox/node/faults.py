@@ -97,8 +97,10 @@ class FaultInjector:
 
 
 def _matches(process: Identity, text: str) -> bool:
+    """By its command line, or the name that it has given itself."""
+    folder = Path(f"/proc/{process.pid}")
     try:
-        line = Path(f"/proc/{process.pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        names = (folder / "cmdline").read_bytes().replace(b"\0", b" "), (folder / "comm").read_bytes()
     except OSError:
         return False
-    return text.encode() in line
+    return any(text.encode() in name for name in names)

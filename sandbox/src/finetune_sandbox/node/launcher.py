@@ -7,6 +7,9 @@ Three processes: this one stays outside as a handle for signals and the exit cod
 container's PID namespace, so that the kernel ends every descendant when it ends; its grandchild is the command. Each
 asks the kernel to be killed with its parent, so that nothing survives the agent.
 
+A fork of a process that has imported a package already comes here too (see ``warm.py``) and runs that package as the
+command, in the interpreter that it is.
+
 Lines written to the report pipe: ``failed <message>``, or ``started`` and later ``exited <code> <signal>``.
 """
 
@@ -38,6 +41,8 @@ AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 0x1
 SYS_MOUNT_SETATTR = 442
 # Exit code of a command that could not be started, as containerd reports it.
 START_ERROR = 128
+# How ``finetune_sandbox down`` recognises what a sandbox has started, should the agent die without cleaning up.
+MARK = "FINETUNE_SANDBOX_STATE_DIR"
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -206,6 +211,28 @@ def _restore_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def _run_module(spec: dict[str, Any]) -> None:
+    """Run ``python -m MODULE ARGUMENTS`` in this interpreter; raises nothing but SystemExit, to the very bottom."""
+    import runpy
+    import traceback
+
+    # As an interpreter sets them when it starts.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(spec["environment"])
+    module = spec["command"][2]
+    sys.argv = [module, *spec["command"][3:]]
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+    sys.exit(0)
+
+
 def _execute(spec: dict[str, Any]) -> None:
     """Replace this process by the command; raises LaunchError, worded as container runtimes do."""
     command = spec["command"]
@@ -262,16 +289,21 @@ def _report(descriptor: int, line: str) -> None:
 
 
 def _run_command(spec: dict[str, Any], ready: int) -> None:
-    """The command's process: never returns; says on ``ready`` why it could not become the command."""
+    """The command's process: never returns; says on ``ready`` why it could not become the command, or closes it."""
     try:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
         _restore_signals()
         _drop_privileges(spec)
-        _execute(spec)
+        if not spec.get("warm"):
+            _execute(spec)
+        os.chdir(spec["workdir"])
     except (OSError, LaunchError) as error:
         os.write(ready, _reason(error).encode())
-    os._exit(START_ERROR)
+        os._exit(START_ERROR)
+    # What a program does not inherit, ``ready`` among it.
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    _run_module(spec)
 
 
 def _run_init(spec: dict[str, Any], report: int, relay: Relay) -> None:
@@ -295,10 +327,8 @@ def _run_init(spec: dict[str, Any], report: int, relay: Relay) -> None:
     os._exit(code)
 
 
-def main() -> None:
-    """Read the arguments, make the namespaces and stay until the container's PID 1 has ended."""
-    with open(int(sys.argv[1]), "rb") as file:
-        spec = marshal.load(file)
+def run(spec: dict[str, Any]) -> None:
+    """Make the namespaces and stay until the container's PID 1 has ended; never returns."""
     report: int = spec["report"]
     relay = Relay()
     relay.install()
@@ -320,4 +350,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with open(int(sys.argv[1]), "rb") as file:
+        arguments = marshal.load(file)
+    run(arguments)

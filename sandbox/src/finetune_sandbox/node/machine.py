@@ -14,6 +14,7 @@ import finetune_sandbox
 from finetune_sandbox.layout import SHARED_MEMORY
 from finetune_sandbox.node.config import AgentConfig
 from finetune_sandbox.node.rootfs import covered
+from finetune_sandbox.node.warm import WarmInterpreter
 
 DISTRIBUTION = "finetune-operator"
 # Writable in every container unless its root is read-only.
@@ -25,7 +26,8 @@ class Machine:
     """Facts of this machine that do not change while the agent runs.
 
     ``scratch`` are folders that each container gets empty and of its own; ``hidden`` are folders of the sandbox itself
-    that it sees empty; ``runtime`` are paths that must always be there, for the interpreter to work.
+    that it sees empty; ``runtime`` are paths that must always be there, for the interpreter to work; ``warm`` starts
+    containers of a package that is imported already.
     """
 
     scratch: tuple[str, ...]
@@ -33,6 +35,7 @@ class Machine:
     runtime: tuple[str, ...]
     environment: dict[str, str]
     memory: Path | None
+    warm: WarmInterpreter | None = None
 
 
 def this_machine(config: AgentConfig) -> Machine:
@@ -44,7 +47,8 @@ def this_machine(config: AgentConfig) -> Machine:
     own = (str(config.state_dir), str(config.log_dir), str(config.kubeconfig.parent.absolute()))
     hidden = tuple(path for path in dict.fromkeys(own) if covered(path, runtime) or not covered(path, scratch))
     environment = base_environment(dict(os.environ), home) | api_environment(config.api_server)
-    return Machine(scratch, hidden, runtime, environment, _shared_memory())
+    warm = WarmInterpreter(config.preload) if config.preload else None
+    return Machine(scratch, hidden, runtime, environment, _shared_memory(), warm)
 
 
 def base_environment(agent: dict[str, str], home: str) -> dict[str, str]:

@@ -8,18 +8,19 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from finetune_sandbox.node.launcher import MARK
 from finetune_sandbox.node.rootfs import Operation
+from finetune_sandbox.node.warm import WarmInterpreter
 from finetune_sandbox.processes import Identity, descendants
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 _CHUNK = 65536
-# How ``finetune_sandbox down`` recognises what a sandbox has started, should the agent die without cleaning up.
-_MARK = "FINETUNE_SANDBOX_STATE_DIR"
 # capabilities(7), by number: what container runtimes leave to a container by default.
 _DEFAULT_CAPABILITIES = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})
 _ALL_CAPABILITIES = range(41)
@@ -41,12 +42,12 @@ class LaunchSpec:
     no_new_privileges: bool = False
     drop_all_capabilities: bool = False
 
-    def encode(self, report: int) -> bytes:
-        """The launcher's arguments; ``report`` is the descriptor that it writes its report to."""
+    def arguments(self) -> dict[str, Any]:
+        """What the launcher is told of the container."""
         kept = frozenset() if self.drop_all_capabilities else _DEFAULT_CAPABILITIES
         values = {name: value for name, value in vars(self).items() if name != "drop_all_capabilities"}
         values["drop_capabilities"] = [number for number in _ALL_CAPABILITIES if number not in kept]
-        return marshal.dumps(values | {"report": report, "parent": os.getpid()})
+        return values
 
 
 @dataclass(frozen=True)
@@ -74,29 +75,56 @@ class Handle(Protocol):
         """The container's processes, as the machine sees them, parents first."""
 
 
+class Launched(Protocol):
+    """The launcher's process. ``sentinel`` is a descriptor that can be read from when it has ended."""
+
+    pid: int
+    sentinel: int
+
+    def wait(self) -> int:
+        """Its exit code, or the negative number of the signal that ended it."""
+
+
+class Program:
+    """A launcher that was started as a program."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self.pid = popen.pid
+        self.sentinel = os.pidfd_open(popen.pid)
+
+    def wait(self) -> int:
+        """Its exit code, or the negative number of the signal that ended it."""
+        os.close(self.sentinel)
+        return self._popen.wait()
+
+
 @dataclass
 class ContainerProcess:
     """A running container. Make it with ``launch``; every method is for the event loop's thread only."""
 
-    popen: subprocess.Popen[bytes]
+    launched: Launched
     started: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     exited: asyncio.Future[ExitStatus] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def __post_init__(self) -> None:
         self._report = b""
         self._open = 0
+        self._returncode: int | None = None
 
     def signal(self, number: int) -> None:
         """Send a signal to the command; nothing happens when it has ended."""
-        self.popen.send_signal(number)
+        if self._returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.launched.pid, number)
 
     def kill(self) -> None:
         """End the command and all its descendants at once."""
-        self.popen.send_signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
 
     def processes(self) -> list[Identity]:
         """All but the launcher, which stays to say how they ended."""
-        return descendants(self.popen.pid)
+        return descendants(self.launched.pid)
 
     def _watch(self, descriptor: int, consume: Callable[[bytes], None]) -> None:
         os.set_blocking(descriptor, False)
@@ -116,16 +144,14 @@ class ContainerProcess:
         self._closed()
 
     def _watch_exit(self) -> None:
-        descriptor = os.pidfd_open(self.popen.pid)
         self._open += 1
 
         def ended() -> None:
-            asyncio.get_running_loop().remove_reader(descriptor)
-            os.close(descriptor)
-            self.popen.wait()
+            asyncio.get_running_loop().remove_reader(self.launched.sentinel)
+            self._returncode = self.launched.wait()
             self._closed()
 
-        asyncio.get_running_loop().add_reader(descriptor, ended)
+        asyncio.get_running_loop().add_reader(self.launched.sentinel, ended)
 
     def _take_report(self, data: bytes) -> None:
         self._report += data
@@ -139,7 +165,7 @@ class ContainerProcess:
             return
         if not self.started.done():
             self.started.set_result(False)
-        self.exited.set_result(exit_status(self._report.decode(), self.popen.returncode))
+        self.exited.set_result(exit_status(self._report.decode(), self._returncode or 0))
 
 
 def exit_status(report: str, returncode: int) -> ExitStatus:
@@ -156,30 +182,42 @@ def exit_status(report: str, returncode: int) -> ExitStatus:
     return ExitStatus(returncode)
 
 
-def launch(spec: LaunchSpec, stdout: Callable[[bytes], None], stderr: Callable[[bytes], None]) -> ContainerProcess:
+def launch(
+    spec: LaunchSpec,
+    stdout: Callable[[bytes], None],
+    stderr: Callable[[bytes], None],
+    warm: WarmInterpreter | None = None,
+) -> ContainerProcess:
     """Start a container; its output goes to ``stdout`` and ``stderr`` as it comes, b"" never.
 
     Must be called in the main thread: the kernel ends the container with the thread that started it.
     """
     output, errors, report = os.pipe(), os.pipe(), os.pipe()
-    arguments = os.memfd_create("container")
-    os.write(arguments, spec.encode(report[1]))
-    os.lseek(arguments, 0, os.SEEK_SET)
-    popen = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(LAUNCHER), str(arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=output[1],
-        stderr=errors[1],
-        pass_fds=(arguments, report[1]),
-        start_new_session=True,
-        cwd="/",
-        env={_MARK: os.environ[_MARK]} if _MARK in os.environ else {},
-    )
-    for descriptor in (arguments, output[1], errors[1], report[1]):
+    start = warm.fork if warm and warm.serves(spec.command, spec.environment) else _start_program
+    launched = start(spec.arguments(), output[1], errors[1], report[1])
+    for descriptor in (output[1], errors[1], report[1]):
         os.close(descriptor)
-    process = ContainerProcess(popen)
+    process = ContainerProcess(launched)
     process._watch(output[0], stdout)
     process._watch(errors[0], stderr)
     process._watch(report[0], process._take_report)
     process._watch_exit()
     return process
+
+
+def _start_program(arguments: Mapping[str, Any], output: int, errors: int, report: int) -> Launched:
+    file = os.memfd_create("container")
+    os.write(file, marshal.dumps({**arguments, "report": report, "parent": os.getpid()}))
+    os.lseek(file, 0, os.SEEK_SET)
+    popen = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(LAUNCHER), str(file)],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=errors,
+        pass_fds=(file, report),
+        start_new_session=True,
+        cwd="/",
+        env={MARK: os.environ[MARK]} if MARK in os.environ else {},
+    )
+    os.close(file)
+    return Program(popen)

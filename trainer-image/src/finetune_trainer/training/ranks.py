@@ -25,7 +25,7 @@ from finetune_api.outcomes import ExitCode
 from finetune_api.plan import NODE_RANK_VARIABLE, OUTPUT, RunPlan, World
 from finetune_trainer.imports import spare_imports, suits, training_process
 from finetune_trainer.outcome import STOP_SIGNALS, exit_at_once
-from finetune_trainer.signals import die_with_parent
+from finetune_trainer.processes import die_with_parent, name_process
 from finetune_trainer.storage.stores import import_store
 from finetune_trainer.training.devices import OFFLINE
 from finetune_trainer.workspace import Workspace, workspace_of
@@ -52,6 +52,7 @@ def run_parent(plan: RunPlan, forkable: bool, awaited: Connection, go: Connectio
         signal.signal(number, _end_at_once)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     die_with_parent()
+    name_process("ranks")
     os.environ.update(OFFLINE)
     exit_at_once(_run(plan, forkable, awaited))
 

@@ -19,9 +19,10 @@ from finetune_trainer.data.splits import Splits, open_splits
 from finetune_trainer.errors import Preempted, RendezvousFailed, TrainerError
 from finetune_trainer.failures import as_trainer_error
 from finetune_trainer.outcome import Terminated, exit_at_once, failed, ignore_signals
+from finetune_trainer.processes import die_with_parent, name_process
 from finetune_trainer.progress import Reporter, open_reporter
 from finetune_trainer.settings import collective_timeout, hang_limit
-from finetune_trainer.signals import StopRequest, die_with_parent, preempted
+from finetune_trainer.signals import StopRequest, preempted
 from finetune_trainer.training.heartbeat import AnyPulse, Phase, Pulse, write_stacks_on_signal
 from finetune_trainer.training.train import Place, Trained, Training, keeps_best
 from finetune_trainer.workspace import Workspace, workspace_of
@@ -35,6 +36,7 @@ def main(plan: RunPlan) -> int:
     stop = StopRequest()
     stop.install()
     rank = int(os.environ.get("RANK", "0"))
+    name_process(f"rank-{rank}")
     workspace = workspace_of(os.environ)
     write_stacks_on_signal(workspace.stacks(rank))
     worker = Worker(plan, workspace, rank, Pulse(workspace.heartbeat(rank), hang_limit(os.environ)), stop)

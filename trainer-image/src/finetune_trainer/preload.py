@@ -1,0 +1,21 @@
+"""Imported by a process that is forked into stages of jobs that compute on CPUs: brings in all that these need.
+
+Every job of such a process hides what only some of them need, see :func:`finetune_trainer.imports.suits`; those start
+their ranks afresh.
+"""
+
+from __future__ import annotations
+
+import os
+
+from finetune_api.plan import Device
+from finetune_trainer.imports import hide_bitsandbytes, training_process
+from finetune_trainer.training.devices import process_environment
+
+os.environ.update(process_environment(Device.CPU, threads=1))
+hide_bitsandbytes()
+training_process()
+
+from finetune_trainer import prepare  # noqa: E402, F401
+from finetune_trainer.storage import s3  # noqa: E402, F401
+from finetune_trainer.training import launch  # noqa: E402, F401
