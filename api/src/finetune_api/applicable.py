@@ -52,6 +52,10 @@ def _has_no_gpus(spec: Object) -> bool:
     return not value_at(spec, "resources.gpusPerNode")
 
 
+def _partitions_weights(spec: Object) -> bool:
+    return bool(value_at(spec, "deepspeed.zeroStage") == 3)
+
+
 def _objective(name: str) -> Condition:
     return lambda spec: value_at(spec, "method.objective") == name
 
@@ -79,6 +83,7 @@ _TABLE: tuple[tuple[str, Condition], ...] = (
         for name in ("beta1", "beta2", "epsilon")
     ),
     ("hyperparameters.packing", _is("method.objective", "sft")),
+    ("hyperparameters.compile", lambda spec: not (_partitions_weights(spec) or _is("method.tuning", "qlora")(spec))),
     ("resources.processesPerNode", _has_no_gpus),
     ("output.artifact", _ADAPTS),
 )

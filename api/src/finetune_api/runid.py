@@ -11,6 +11,7 @@ from finetune_api.spec import (
     DatasetSpec,
     EvaluationSpec,
     FineTuneJobSpec,
+    HyperparametersSpec,
     MethodSpec,
     Publish,
     source_settings,
@@ -54,11 +55,17 @@ def training_definition(
         "model": {"digest": model_digest, "name": spec.model.name},
         "data": data | data_settings(spec.dataset),
         "method": _method_definition(spec.method),
-        "hyperparameters": spec.hyperparameters.to_wire(),
+        "hyperparameters": _hyperparameters(spec.hyperparameters),
         "evaluation": _evaluation(spec.evaluation),
         **({"reference": {"digest": reference_digest}} if reference_digest else {}),
         **({"artifact": spec.output.artifact.value} if spec.output.artifact is ArtifactForm.MERGED else {}),
     }
+
+
+def _hyperparameters(options: HyperparametersSpec) -> dict[str, Any]:
+    """All of them, since compiled code rounds at other places; but what is not compiled has the ID that it had before
+    there was a choice."""
+    return {key: value for key, value in options.to_wire().items() if (key, value) != ("compile", False)}
 
 
 def data_settings(dataset: DatasetSpec) -> dict[str, Any]:

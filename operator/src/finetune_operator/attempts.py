@@ -140,8 +140,10 @@ def _smaller(spec: FineTuneJobSpec, current: Adjustment) -> Next | None:
         accumulated = gradient_accumulation_steps(adjusted(spec, smaller))
         return Next(smaller, f"microBatchSize {size} -> {half}, gradient accumulation {accumulated}: memory ran out")
     raisable = spec.method.tuning in (Tuning.FULL, Tuning.LORA) and spec.resources.world_size > 1
+    # What compiles its blocks cannot partition weights.
+    highest = 2 if spec.hyperparameters.compile else 3
     # Stage 0 is left alone: some optimizers have no other.
-    if current.zero_stage == given.zero_stage and 0 < given.zero_stage < 3 and raisable:
+    if current.zero_stage == given.zero_stage and 0 < given.zero_stage < highest and raisable:
         higher = given.zero_stage + 1
         return Next(replace(current, zero_stage=higher), f"zeroStage {given.zero_stage} -> {higher}: memory ran out")
     return None

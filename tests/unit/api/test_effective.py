@@ -97,6 +97,16 @@ PASSED_OVER: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = 
         {"method": {"objective": "orpo"}, **PAIRS},
         {"hyperparameters": {}},
     ),
+    "compiled blocks of stage 3": (
+        {"hyperparameters": {"compile": True}},
+        {"deepspeed": {"zeroStage": 3}},
+        {"hyperparameters": {}},
+    ),
+    "compiled blocks of qlora": (
+        {"hyperparameters": {"compile": True}},
+        {"method": {"tuning": "qlora"}},
+        {"hyperparameters": {}},
+    ),
     "processes of GPUs": (
         {"resources": {"processesPerNode": 2, "gpusPerNode": 1}},
         {},

@@ -47,6 +47,7 @@ CHANGING: dict[str, dict[str, Any]] = {
     "beta2": {"hyperparameters": {"beta2": "0.99"}},
     "epsilon": {"hyperparameters": {"epsilon": "1e-6"}},
     "packing": {"hyperparameters": {"packing": True}},
+    "compiled blocks": {"hyperparameters": {"compile": True}},
     "warmup": {"hyperparameters": {"warmupSteps": 1}},
     "weight decay": {"hyperparameters": {"weightDecay": "0.1"}},
     "clipping": {"hyperparameters": {"maxGradNorm": "0"}},

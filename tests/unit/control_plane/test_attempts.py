@@ -133,6 +133,12 @@ SMALLER: dict[str, tuple[dict[str, Any], dict[str, Any], Adjustment | None, str]
     ),
     "one process: a higher stage spreads nothing": ({}, {}, None, ""),
     "the highest stage": ({"deepspeed": {"zeroStage": 3}, "resources": {"nodes": 2}}, {}, None, ""),
+    "compiled blocks have a highest stage of their own": (
+        {"hyperparameters": {"compile": True}, "resources": {"nodes": 2}},
+        {},
+        None,
+        "",
+    ),
     "everything was tried": (
         {
             "deepspeed": {"microBatchSize": 2},

@@ -9,6 +9,7 @@ from torch.nn import functional
 from finetune_trainer.training.attention import (
     DOCUMENT_ATTENTION,
     FLASH_ATTENTION,
+    Documents,
     causal_mask,
     choose_attention,
     document_arguments,
@@ -66,7 +67,7 @@ def by_hand(
 def test_equals_a_masked_square(key_heads: int, window: int | None, softcap: float | None) -> None:
     inputs = row(key_heads)
     options = {"scaling": 0.5, "sliding_window": window, "softcap": softcap}
-    found, weights = document_attention(MODULE, *inputs, None, document_lengths=LENGTHS, **options)
+    found, weights = document_attention(MODULE, *inputs, None, documents=Documents(LENGTHS), **options)
     expected = by_hand(*inputs, window, softcap)
     assert weights is None
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
@@ -89,9 +90,9 @@ def test_a_window_counts_the_position_itself() -> None:
 @pytest.mark.parametrize("option", ["s_aux", "position_bias"])
 def test_other_kinds_of_attention_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match="no masks, sinks or position biases"):
-        document_attention(MODULE, *row(4), None, document_lengths=LENGTHS, **{option: torch.zeros(4)})
+        document_attention(MODULE, *row(4), None, documents=Documents(LENGTHS), **{option: torch.zeros(4)})
 
 
 def test_a_mask_is_refused() -> None:
     with pytest.raises(ValueError, match="no masks"):
-        document_attention(MODULE, *row(4), torch.ones(1, 1, 14, 14), document_lengths=LENGTHS)
+        document_attention(MODULE, *row(4), torch.ones(1, 1, 14, 14), documents=Documents(LENGTHS))

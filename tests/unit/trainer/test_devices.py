@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from finetune_api.plan import Device, World
-from finetune_trainer.errors import DeviceMissing
-from finetune_trainer.training.devices import OFFLINE, choose_device, process_environment
+from finetune_trainer.errors import DeviceMissing, UserError
+from finetune_trainer.training.devices import OFFLINE, choose_device, process_environment, require_compiler
+from support.training_runs import make_spec
 
 
 def world(device: Device, processes: int = 2) -> World:
@@ -40,12 +44,39 @@ def test_missing_gpus_are_a_failure_of_their_own(visible: int) -> None:
     assert "spec.resources.gpusPerNode" in missing.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("device", "environment", "there", "missing"),
+    [
+        (Device.CPU, {}, "g++", None),
+        (Device.CPU, {}, "gcc", "g++"),
+        (Device.CPU, {"CXX": "own"}, "own", None),
+        (Device.CPU, {"CXX": "own"}, "g++", "own"),
+        (Device.CUDA, {}, "gcc", None),
+        (Device.CUDA, {}, "clang", None),
+        (Device.CUDA, {"CC": ""}, "g++", "clang or gcc"),
+    ],
+)
+def test_what_is_to_be_compiled_needs_the_compiler_of_the_device(
+    tmp_path: Path, device: Device, environment: dict[str, str], there: str, missing: str | None
+) -> None:
+    (tmp_path / there).touch(0o755)
+    environment = environment | {"PATH": str(tmp_path)}
+    require_compiler(make_spec(), device, {"PATH": ""})
+    if missing is None:
+        require_compiler(make_spec(compile=True), device, environment)
+        return
+    with pytest.raises(UserError, match=re.escape(f"compile needs {missing}, which the trainer's image")) as refusal:
+        require_compiler(make_spec(compile=True), device, environment)
+    assert "--build-arg PACKAGES='gcc g++'" in refusal.value.remedy
+
+
 def test_environment_on_cpu_keeps_deepspeed_off_the_gpus() -> None:
     assert process_environment(Device.CPU, 3) == {
         "OMP_NUM_THREADS": "3",
         "MKL_NUM_THREADS": "3",
         "OPENBLAS_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "TORCHINDUCTOR_COMPILE_THREADS": "3",
         "DS_ACCELERATOR": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
     }

@@ -68,6 +68,17 @@ def test_adafactor_on_flat_pieces_is_refused(stage: int) -> None:
     assert "spec.hyperparameters.optimizer to adamw8bit" in refusal.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"stage": 3}, "gathers weights from within"), ({"tuning": "qlora"}, "dequantize 4-bit weights right")],
+)
+def test_compiled_blocks_that_cannot_be_right_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named) as refusal:
+        refuse_unsupported(make_spec(compile=True, **options))
+    assert "set spec.hyperparameters.compile to false or spec." in refusal.value.remedy
+    refuse_unsupported(make_spec(compile=False, **options))
+
+
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UserError, match="globalBatchSize 8 is no multiple of 6"):
         refuse_unsupported(make_spec(processes=3, micro_batch_size=2))

@@ -81,6 +81,12 @@ def test_packing_for_a_model_that_cannot_keep_rows_apart(folder_place: Place) ->
     assert run(folder_place).steps
 
 
+def test_an_image_that_cannot_compile(folder_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    error = refused_by(folder_place, hyperparameters={"compile": True})
+    assert error.message == "spec.hyperparameters.compile needs g++, which the trainer's image has not"
+
+
 def test_the_run_is_the_same_in_every_store(folder_place: Place, s3_place: Place, tmp_path: Path) -> None:
     for where in (folder_place, s3_place):
         for name, rows in (("a", ROWS[:10]), ("a-", ROWS[10:20]), ("a/b", ROWS[20:])):

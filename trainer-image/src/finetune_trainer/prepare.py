@@ -20,6 +20,7 @@ from finetune_trainer.models.references import open_reference
 from finetune_trainer.models.sources import Model, open_model
 from finetune_trainer.storage.stores import store_of
 from finetune_trainer.training.checkpoints.folders import Folders
+from finetune_trainer.training.devices import require_compiler
 from finetune_trainer.workspace import workspace_of
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def prepare(plan: RunPlan, environment: Mapping[str, str]) -> Prepared:
         DataError: rows of the dataset cannot be used.
         StorageError: a store or hub cannot be reached.
     """
+    require_compiler(plan.spec, plan.world.device, environment)
     probe_output(plan, environment)
     model = open_model(plan, environment, workspace_of(environment).model)
     refuse_packing(plan.spec, model.config)

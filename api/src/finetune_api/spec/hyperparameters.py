@@ -145,6 +145,14 @@ class HyperparametersSpec(Document):
         bool,
         Field(default=False, description="Recompute activations in the backward pass: less memory, about 30 % slower."),
     ]
+    compile: Annotated[
+        bool,
+        Field(
+            default=False,
+            description="Compile each decoder block with torch.compile during the first steps. The trainer's image "
+            "must have a C and a C++ compiler. Not with deepspeed.zeroStage 3 nor with method.tuning qlora.",
+        ),
+    ]
     seed: Annotated[
         int,
         Field(

@@ -212,6 +212,24 @@ class FineTuneJobSpec(Document):
             ),
             (
                 where_written(
+                    "!self.hyperparameters.compile || self.deepspeed.zeroStage != 3",
+                    "hyperparameters.compile",
+                    "deepspeed.zeroStage",
+                ),
+                "ZeRO stage 3 gathers weights from within the blocks, where compiled code does not look; set "
+                "spec.hyperparameters.compile to false or spec.deepspeed.zeroStage to 2 or lower",
+            ),
+            (
+                where_written(
+                    "!self.hyperparameters.compile || self.method.tuning != 'qlora'",
+                    "hyperparameters.compile",
+                    "method.tuning",
+                ),
+                "nothing proves that compiled blocks dequantize 4-bit weights right; set spec.hyperparameters.compile "
+                "to false or spec.method.tuning to lora",
+            ),
+            (
+                where_written(
                     "self.method.objective != 'kto' || self.hyperparameters.globalBatchSize > 1",
                     "method.objective",
                     "hyperparameters.globalBatchSize",

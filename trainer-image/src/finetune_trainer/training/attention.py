@@ -17,6 +17,17 @@ DOCUMENT_ATTENTION = "finetune_documents"
 FLASH_ATTENTION = "flash_attention_2"
 
 
+class Documents:
+    """Tokens of each document of a row; their sum is the row.
+
+    An object, since compiled blocks hand it through without a look: they would be compiled anew for each length of a
+    tuple.
+    """
+
+    def __init__(self, lengths: tuple[int, ...]) -> None:
+        self.lengths = lengths
+
+
 def choose_attention(on_gpu: bool, half_precision: bool, flash_installed: bool) -> str:
     """The attention implementation of documents in one row.
 
@@ -28,7 +39,7 @@ def choose_attention(on_gpu: bool, half_precision: bool, flash_installed: bool) 
 def document_arguments(implementation: str, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
     """What the model hands through to its attention so that it knows the documents of a row."""
     if implementation == DOCUMENT_ATTENTION:
-        return {"document_lengths": tuple(lengths)}
+        return {"documents": Documents(tuple(lengths))}
     bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
     longest = max(lengths)
     return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
@@ -46,7 +57,7 @@ def document_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    document_lengths: Sequence[int],
+    documents: Documents,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -59,7 +70,7 @@ def document_attention(
 
     Args:
         query: [1, heads, tokens, width]; ``key`` and ``value`` may have fewer heads, each shared by several of query's.
-        document_lengths: tokens of each document; their sum is the row.
+        documents: those of the row.
         sliding_window: a position sees itself and the ``sliding_window - 1`` before it.
         softcap: scores are squeezed to softcap * tanh(score / softcap).
 
@@ -71,7 +82,7 @@ def document_attention(
     """
     if attention_mask is not None or s_aux is not None or position_bias is not None:
         raise ValueError("attention of documents knows no masks, sinks or position biases")
-    lengths = list(document_lengths)
+    lengths = list(documents.lengths)
     # One operation for all pieces: the gradient of a slice would be a whole row of zeros for each document.
     queries, keys, values = (torch.split(whole, lengths, 2) for whole in (query, key, value))
     outputs = [

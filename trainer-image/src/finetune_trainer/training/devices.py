@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 
 from finetune_api.plan import SIMULATED_GPUS_VARIABLE, Device, World
-from finetune_trainer.errors import DeviceMissing
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.errors import DeviceMissing, UserError
 
 # For the training processes alone, which find everything in the pod. The launcher before them fetches from the hub,
 # whose library reads this when it is imported.
@@ -28,6 +30,26 @@ def choose_device(world: World, environment: Mapping[str, str], visible_gpus: in
     return Device.CUDA
 
 
+# What PyTorch (torch/_inductor/config.py) and Triton (triton/runtime/build.py) call by the environment or by name.
+_COMPILERS = {Device.CPU: ("CXX", ("g++",)), Device.CUDA: ("CC", ("clang", "gcc"))}
+
+
+def require_compiler(spec: FineTuneJobSpec, device: Device, environment: Mapping[str, str]) -> None:
+    """Checks that this image can compile what is to be compiled.
+
+    Raises:
+        UserError: it has no compiler.
+    """
+    variable, names = _COMPILERS[device]
+    wanted = (environment[variable],) if environment.get(variable) else names
+    if not spec.hyperparameters.compile or any(shutil.which(name, path=environment.get("PATH")) for name in wanted):
+        return
+    raise UserError(
+        f"spec.hyperparameters.compile needs {' or '.join(wanted)}, which the trainer's image has not",
+        "build the image with --build-arg PACKAGES='gcc g++', or set spec.hyperparameters.compile to false",
+    )
+
+
 def visible_gpus() -> int:
     """GPUs that PyTorch can use."""
     import torch
@@ -43,6 +65,8 @@ def process_environment(device: Device, threads: int) -> dict[str, str]:
         # NumPy's, which multiplies no matrices here, and would start its threads when it is imported.
         "OPENBLAS_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # PyTorch's would be one for each CPU of the node, in every rank, each with libraries of its own in memory.
+        "TORCHINDUCTOR_COMPILE_THREADS": str(threads),
     }
     if device is Device.CPU:
         return common | {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}

@@ -58,8 +58,8 @@ def refuse_unsupported(spec: FineTuneJobSpec) -> None:
     """Checks what would train wrongly, for plans that no API server has validated.
 
     Raises:
-        UserError: bf16 with ZeRO stage 0, Adafactor with another, 4-bit weights with stage 3, or a global batch that
-            the processes cannot share.
+        UserError: bf16 with ZeRO stage 0, Adafactor with another, 4-bit weights or compiled blocks with stage 3,
+            compiled blocks of 4-bit weights, or a global batch that the processes cannot share.
     """
     if spec.hyperparameters.precision is Precision.BF16 and spec.deepspeed.zero_stage == 0:
         raise UserError(
@@ -77,9 +77,25 @@ def refuse_unsupported(spec: FineTuneJobSpec) -> None:
             "ZeRO stage 3 cannot partition 4-bit weights, which have no place for their quantization state",
             "set spec.deepspeed.zeroStage to 2 or lower or spec.method.tuning to lora",
         )
+    _refuse_compiling(spec)
     width = spec.deepspeed.micro_batch_size * spec.resources.world_size
     if spec.hyperparameters.global_batch_size % width:
         raise UserError(
             f"spec.hyperparameters.globalBatchSize {spec.hyperparameters.global_batch_size} is no multiple of {width}",
             "set it to a multiple of spec.deepspeed.microBatchSize times the number of processes",
+        )
+
+
+def _refuse_compiling(spec: FineTuneJobSpec) -> None:
+    if not spec.hyperparameters.compile:
+        return
+    if spec.deepspeed.zero_stage == 3:
+        raise UserError(
+            "ZeRO stage 3 gathers weights from within the blocks, where compiled code does not look",
+            "set spec.hyperparameters.compile to false or spec.deepspeed.zeroStage to 2 or lower",
+        )
+    if spec.method.tuning is Tuning.QLORA:
+        raise UserError(
+            "nothing proves that compiled blocks dequantize 4-bit weights right",
+            "set spec.hyperparameters.compile to false or spec.method.tuning to lora",
         )

@@ -21,7 +21,7 @@ from finetune_trainer.failures import Killed, node_failure
 from finetune_trainer.outcome import STOP_SIGNALS, Terminated, failed, ignore_signals, write_termination_message
 from finetune_trainer.settings import rendezvous_timeout
 from finetune_trainer.signals import StopRequest, preempted
-from finetune_trainer.training.devices import choose_device, process_environment, visible_gpus
+from finetune_trainer.training.devices import choose_device, process_environment, require_compiler, visible_gpus
 from finetune_trainer.training.diagnostics import diagnostics_of, uploader
 from finetune_trainer.training.hyperparameters import refuse_unsupported
 from finetune_trainer.training.ranks import has_one_thread, ranks_of, read_ends, run_parent
@@ -69,9 +69,9 @@ def _launch(plan: RunPlan, environment: MutableMapping[str, str]) -> StageOutcom
     workspace = workspace_of(environment)
     refuse_unsupported(plan.spec)
     gpus = visible_gpus() if plan.world.device is Device.CUDA and not environment.get(SIMULATED_GPUS_VARIABLE) else 0
-    environment.update(
-        process_environment(choose_device(plan.world, environment, gpus), plan.world.threads_per_process)
-    )
+    device = choose_device(plan.world, environment, gpus)
+    require_compiler(plan.spec, device, environment)
+    environment.update(process_environment(device, plan.world.threads_per_process))
     _prepare_workspace(workspace, plan)
     ranks, grace = ranks_of(plan.world, node), plan.spec.checkpoint.grace_period_seconds - _SPARE_SECONDS
     with Ranks(plan, workspace, ranks, grace) as processes:

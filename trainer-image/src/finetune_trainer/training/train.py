@@ -27,6 +27,7 @@ from finetune_trainer.progress import Reporter
 from finetune_trainer.signals import StopRequest
 from finetune_trainer.training.answers import Answers
 from finetune_trainer.training.batches import BatchOrder, held_out_batch
+from finetune_trainer.training.blocks import Blocks
 from finetune_trainer.training.checkpoints.history import History
 from finetune_trainer.training.checkpoints.session import Checkpoints, Rank
 from finetune_trainer.training.engine import Engine, FrozenEngine
@@ -121,6 +122,7 @@ class Training:
         self.checkpoints = Checkpoints(plan, prepared, rank, os.environ, self._stop, reporter, self._phases, kept)
         self._history = History()
         self._sampler: Sampler | None = None
+        self._blocks: Blocks | None = None
 
     def run(self, splits: Splits) -> Trained:
         """Trains, evaluates and exports.
@@ -141,6 +143,8 @@ class Training:
         torch.manual_seed(self._spec.hyperparameters.seed + 1 + self._place.rank)
         engine = Engine(model, self._spec, self._place.rank, self._place.world_size, self._place.device)
         leader = self._place.rank == 0
+        if self._spec.hyperparameters.compile:
+            self._blocks = Blocks(model)
         if self._spec.method.reference_model is None:
             # What an objective wants of the model as it was before the first step, it cannot find in a later one.
             self._before_training(engine, splits, order)
@@ -186,6 +190,7 @@ class Training:
             if step == first:
                 self._reporter.stepping()
             self._pulse.step(step)
+            self._let_compile(step == first)
             measured = self._step(engine, splits, order, step)
             self._pace.end_step(engine.sum_over_ranks)
             self._steps.append(measured)
@@ -232,6 +237,11 @@ class Training:
                 len(splits.validation), engine.micro_batch_size, self._place.rank, self._place.world_size
             )
             self._objective.before_training(engine, splits.validation, [everything], self._alive)
+
+    def _let_compile(self, allowed: bool) -> None:
+        """Compiling takes longer than a step may: it belongs to what has time, as the heartbeat knows it."""
+        if self._blocks:
+            self._blocks.let_compile(allowed)
 
     def _alive(self) -> None:
         self._pulse.enter(Phase.EVALUATE)
@@ -302,6 +312,7 @@ class Training:
         if splits.validation is None or any(done.step == step for done in self._evaluations):
             return
         with self._phases.during(Phase.EVALUATE):
+            self._let_compile(True)
             self._measure(engine, splits.validation, metrics, step)
         if step == 0:
             self._sample(engine, step)
@@ -331,6 +342,7 @@ class Training:
         if self._sampler is None:
             return
         with self._phases.during(Phase.EVALUATE):
+            self._let_compile(True)
             self._reporter.report(self.stage, f"answering held-out prompts after step {step}")
             found = self._sampler.take(engine, step, self.checkpoints.stop_if_asked)
         samples = self._history.samples
