@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from support.clusters import KUBECTL, Cluster
 from support.operated import Object, Platform, eventually, is_true
@@ -85,6 +86,17 @@ def test_a_dry_run_shows_what_is_written_and_leaves_nothing(cluster: Cluster, na
     )
     assert shown["spec"] == json.loads((repository / "team-assistant.yaml").read_text())["spec"]
     assert cluster.kubectl("get", "ftj", "-n", namespace, "-o", "name") == ""
+
+
+def test_argo_cds_configmap_is_patched_as_documented(cluster: Cluster) -> None:
+    file = EXAMPLE.parent / "argocd" / "argocd-cm.yaml"
+    script = yaml.safe_load(file.read_text())["data"]
+    cluster.kubectl("create", "namespace", "argocd")
+    cluster.kubectl("create", "configmap", "argocd-cm", "-n", "argocd", "--from-literal=url=https://argocd.example.com")
+    cluster.kubectl("patch", "configmap", "argocd-cm", "-n", "argocd", "--patch-file", str(file))
+    held = json.loads(cluster.kubectl("get", "configmap", "argocd-cm", "-n", "argocd", "-o", "json"))["data"]
+    assert held == script | {"url": "https://argocd.example.com"}
+    cluster.kubectl("delete", "namespace", "argocd", "--wait=false")
 
 
 def test_edits_by_hand(platform: Platform, cluster: Cluster, namespace: str, repository: Path) -> None:

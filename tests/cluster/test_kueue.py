@@ -129,10 +129,10 @@ def test_gpus_are_counted_and_a_deleted_job_leaves_the_queue(queued: Platform, t
 
 
 def test_the_example_waits_in_the_queue_of_the_example(queued: Platform) -> None:
-    queued.kubectl("create", "namespace", "team-a")
+    queued.kubectl("create", "namespace", "team-gpu")
     queued.kubectl("apply", "-f", str(EXAMPLES / "queues.yaml"))
-    queued.kubectl("wait", "--for=condition=Active", "localqueue/gpus", "-n", "team-a", "--timeout=60s")
-    queued.kubectl("apply", "-n", "team-a", "-f", str(EXAMPLES / "job.yaml"))
-    made = eventually(lambda: queued.children("jobs", "team-a", "queued"), 60)
+    queued.kubectl("wait", "--for=condition=Active", "localqueue/gpus", "-n", "team-gpu", "--timeout=60s")
+    queued.kubectl("apply", "-n", "team-gpu", "-f", str(EXAMPLES / "job.yaml"))
+    made = eventually(lambda: queued.children("jobs", "team-gpu", "queued"), 60)
     assert [job["spec"].get("suspend", False) for job in made] == [False], "prepare does not wait"
-    queued.kubectl("delete", "namespace", "team-a", "--wait=false")
+    queued.kubectl("delete", "namespace", "team-gpu", "--wait=false")

@@ -13,6 +13,7 @@ from support.documents import DOCUMENTS, Block, all_blocks
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 LANGUAGES = {"console", "yaml", "json", "python", "text"}
+GENERATED = {"reference.md", "values.md"}
 INDEX = PROJECT / "docs" / "README.md"
 
 
@@ -37,6 +38,13 @@ def test_links_lead_somewhere(file: Path) -> None:
         if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+@pytest.mark.parametrize("file", [file for file in DOCUMENTS if file.name not in GENERATED], ids=lambda file: file.name)
+def test_lines_can_be_read_in_a_terminal(file: Path) -> None:
+    """At most 124 characters, but in tables and in blocks."""
+    text = re.sub(r"^ *```.*?^ *```", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in text.splitlines() if len(line) > 124 and not line.startswith("|")] == []
 
 
 def test_index_has_every_page() -> None:

@@ -58,6 +58,14 @@ CASES: list[tuple[Phase, Verdict]] = [
     (Phase(State.COMPLETE, Reason.PUBLISHED, "published", prepared=True), ("Healthy", "published", "Current")),
     (Phase(State.COMPLETE, Reason.ADOPTED, "was published", prepared=True), ("Healthy", "was published", "Current")),
     (
+        Phase(State.PENDING, Reason.JOB_FAILED, "the job it needs has failed"),
+        ("Degraded", "the job it needs has failed", "Failed"),
+    ),
+    (
+        Phase(State.PENDING, Reason.PROFILE_NOT_FOUND, "there is no profile"),
+        ("Degraded", "there is no profile", "Failed"),
+    ),
+    (
         Phase(State.FAILED, Reason.RUN_FAILED, "loss is NaN; lower it", prepared=True),
         ("Degraded", "loss is NaN; lower it", "Failed"),
     ),
@@ -153,6 +161,16 @@ def test_fluxs_expressions_wait_for_the_artifact() -> None:
         assert evaluate(rules["failed"], job) == (phase.state is State.FAILED)
     assert not evaluate(rules["current"], {"status": {}})
     assert not evaluate(rules["failed"], {"status": {}})
+
+
+def test_flux_syncs_from_the_repository_of_the_example() -> None:
+    source, synced = (
+        yaml.safe_load((HEALTH.parents[1] / "flux" / f"{name}.yaml").read_text())
+        for name in ("repository", "kustomization")
+    )
+    reference = synced["spec"]["sourceRef"]
+    assert reference == {"kind": source["kind"], "name": source["metadata"]["name"]}
+    assert source["metadata"]["namespace"] == synced["metadata"]["namespace"]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ def _plan() -> Object:
         "dataURI": "s3://team-models/support/team-a/_data/abc",
         "train": split,
         "profile": {"name": "small", "generation": 3, "spec": {"defaults": {"hyperparameters": {"epochs": 2}}}},
+        "defaults": {"hyperparameters": {"seed": 42}},
         "fields": [
             {"path": "spec.model.source", "value": "hf://HuggingFaceTB/SmolLM2-135M-Instruct", "origin": "Manifest"},
             {"path": "spec.hyperparameters.epochs", "value": "2", "origin": "Profile"},

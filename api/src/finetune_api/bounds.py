@@ -137,7 +137,7 @@ def _prefixes(spec: FineTuneJobSpec, bounds: BoundsSpec, namespace: str) -> Iter
             yield from _outside(field, source, allowed, "read data below one of these")
     if bounds.destinations is not None:
         allowed = [prefix.replace(NAMESPACE_PLACEHOLDER, namespace) for prefix in bounds.destinations]
-        yield from _outside("spec.output.destination", spec.output.destination, allowed, "publish below one of these")
+        yield from _published_outside(spec.output.destination, namespace, allowed)
 
 
 def _data_sources(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
@@ -146,6 +146,14 @@ def _data_sources(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
     held_out = (spec.dataset.validation.sources if spec.dataset.validation else None) or ()
     for index, source in enumerate(held_out):
         yield f"spec.dataset.validation.sources[{index}].source", source.source
+
+
+def _published_outside(destination: str, namespace: str, allowed: list[str]) -> Iterator[Violation]:
+    """What a job writes is below its namespace's folder in the destination, and that is what is bounded."""
+    folder = f"{destination.rstrip('/')}/{namespace}"
+    if not any(below(folder, prefix) for prefix in allowed):
+        told = f"the profile allows {_listed(allowed)} for {folder}"
+        yield Violation("spec.output.destination", destination, told, "publish below one of these")
 
 
 def _outside(field: str, uri: str, allowed: list[str], remedy: str) -> Iterator[Violation]:

@@ -233,7 +233,8 @@ class BoundsSpec(Document):
         Field(
             default=None,
             max_length=256,
-            description="Prefixes of output.destination, such as s3://models/{namespace}; {namespace} is the job's.",
+            description="Prefixes of what jobs publish, <output.destination>/<namespace>, such as "
+            "s3://models/{namespace}; {namespace} is the job's.",
             json_schema_extra=_ATOMIC,
         ),
     ]

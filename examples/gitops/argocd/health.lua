@@ -31,6 +31,10 @@ end
 if obj.status.observedGeneration ~= obj.metadata.generation then
   return verdict("Progressing", "Waiting for the operator to see the newest manifest")
 end
+-- It waits for somebody to mend something else, such as a profile or the job that it starts from, and then goes on.
+if is_true("Stalled") then
+  return verdict("Degraded", conditions.Stalled.message)
+end
 if is_true("Suspended") then
   return verdict("Suspended", conditions.Suspended.message)
 end

@@ -66,8 +66,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = {
         {"destinations": ["s3://results/team", "s3://results/{namespace}/"]},
         {},
         {"output": {"destination": "s3://results/team-b"}},
-        "spec.output.destination: s3://results/team-b: the profile allows s3://results/team, s3://results/team-a/; "
-        "publish below one of these",
+        "spec.output.destination: s3://results/team-b: the profile allows s3://results/team, s3://results/team-a/ for "
+        "s3://results/team-b/team-a; publish below one of these",
+    ),
+    "folder of the namespace": (
+        {"destinations": ["s3://results/{namespace}"]},
+        {"output": {"destination": "s3://results"}},
+        {"output": {"destination": "s3://results/team-b/"}},
+        "spec.output.destination: s3://results/team-b/: the profile allows s3://results/team-a for "
+        "s3://results/team-b/team-a; publish below one of these",
     ),
     "endpoint": (
         {"endpoints": ["https://store.example"]},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_api.layout import job_prefix
 from finetune_api.plan import total_steps
 from finetune_cli.manifests import load_documents, select_jobs
 from finetune_cli.validation import read_job, read_profile
@@ -48,7 +49,8 @@ def test_the_job_of_the_profile_is_whole_under_it_and_within_its_bounds() -> Non
 
     job = read_job(manifest, "team-job.yaml", profile.spec)
 
-    assert job.spec.output.destination == "s3://finetune/artifacts/team-a"
+    destination = job.spec.output.destination
+    assert str(job_prefix(destination, "team-a", "team-job")) == "s3://finetune/artifacts/team-a/team-job"
     assert (job.spec.resources.cpu, job.spec.active_deadline_seconds) == ("2", 3600)
 
 

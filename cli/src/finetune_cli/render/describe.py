@@ -50,6 +50,8 @@ _KNOWN = frozenset(
     )
 )
 _STYLES = {"True": "green", "False": "dim", "Unknown": "yellow", "Warning": "yellow", "Normal": ""}
+# Of the plan: shown apart, or in the resource only.
+_UNTOLD = frozenset(("profile", "fields", "defaults"))
 _FAILURE_FIELDS = frozenset(("class", "message", "remedy"))
 _EVALUATED = frozenset(("lossBefore", "lossAfter", "before", "after", "history"))
 _BAD_WHEN_TRUE = frozenset(("Failed", "Stalled"))
@@ -214,7 +216,7 @@ def _plan(job: Object, now: datetime) -> RenderableType | None:
     plan = object_at(job, "status", "plan")
     profile = object_at(plan, "profile")
     named = f"{text_at(profile, 'name')} (generation {text_at(profile, 'generation')})" if profile else ""
-    others = {name: value for name, value in plan.items() if name not in ("profile", "fields")}
+    others = {name: value for name, value in plan.items() if name not in _UNTOLD}
     return section("Plan", facts((("Profile", named), *_spelled_leaves(others)))) if plan else None
 
 
