@@ -220,7 +220,8 @@ def test_without_its_crd_the_operator_waits_for_it(bare: Platform, release: Rele
     bare.kubectl("wait", "--for=condition=Established", f"crd/{CRD}", "--timeout=60s")
     namespace = bare.new_namespace()
     bare.submit(namespace, "asleep", suspend=True)
-    bare.wait(namespace, "asleep", lambda job: is_true(job, "Suspended"), 60)
+    job = bare.wait(namespace, "asleep", lambda job: is_true(job, "Suspended"), 60)
+    assert job["status"]["observedGeneration"] == job["metadata"]["generation"]
 
 
 def _operator_log_or_nothing(platform: Platform) -> str:

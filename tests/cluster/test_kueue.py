@@ -125,7 +125,7 @@ def test_gpus_are_counted_and_a_deleted_job_leaves_the_queue(queued: Platform, t
     queued.wait(team, "second", lambda job: waits(job, "insufficient unused quota for nvidia.com/gpu"))
     for name in ("second", "first"):
         queued.kubectl("delete", "ftj", name, "-n", team)
-    eventually(lambda: not workloads(queued, team), 120)
+    assert eventually(lambda: not workloads(queued, team), 120)
 
 
 def test_the_example_waits_in_the_queue_of_the_example(queued: Platform) -> None:
