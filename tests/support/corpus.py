@@ -14,12 +14,14 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+import pytest
 import zstandard
 from tokenizers import Tokenizer
 
 from finetune_api.plan import RunPlan
 from finetune_api.results import Prepared
 from finetune_trainer.data.splits import TokenizedSplit, fetch_splits
+from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.prepare import prepare
 from support.paper_model import byte_tokenizer
 from support.run_plans import Place, chat
@@ -133,3 +135,16 @@ def _seen(split: TokenizedSplit) -> list[list[Seen]]:
             ]
         )
     return found
+
+
+def kind(name: str, **fields: str) -> dict[str, Any]:
+    """Fields of a source of a format, with names of columns."""
+    return {"fields": {"format": name, **({"fields": fields} if fields else {})}}
+
+
+def refusal(place: Place, data: Data) -> DataError | UserError:
+    """The error with which prepare ends."""
+    with pytest.raises((DataError, UserError)) as refused:
+        prepare(data.plan(place), place.environment)
+    assert refused.value.remedy
+    return refused.value
