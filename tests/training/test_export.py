@@ -15,13 +15,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.artifact.manifest import Kind
 from finetune_trainer.artifact.publish import publish
+from finetune_trainer.models.quantized import keep_exact
 from support.gangs import run_gang
-from support.reference import Reference, train_reference
+from support.reference import Reference, load_model, train_reference
 from support.tiny_architectures import architectures, write_architecture
 from support.tiny_model import write_tiny_model
 from support.training_runs import make_plan, make_spec, open_splits, write_prepared_data
@@ -34,6 +35,7 @@ STAGES = {"full": 3, "lora": 2, "merged": 3}
 BEST = {"maxSteps": 12, "schedule": "constant", "warmupSteps": 0, "learningRate": "2e-2", "epsilon": "1e-4"}
 # In proportion to that learning rate, the tolerance of the others.
 BEST_TOLERANCE = 4e-5
+DORA = {"lora": {"rank": 4, "alpha": 8, "dora": True}}
 TOKENS = torch.arange(24)[None]
 
 pytestmark = [
@@ -43,9 +45,12 @@ pytestmark = [
 ]
 
 
-def spec_of(form: str, evaluation: dict[str, Any] | None = None, **options: Any) -> FineTuneJobSpec:
+def spec_of(
+    form: str, evaluation: dict[str, Any] | None = None, quantized: bool = False, **options: Any
+) -> FineTuneJobSpec:
     """A spec by the form of its result: full, lora or merged."""
-    tuning = "lora" if form == "merged" else form
+    adapter = "qlora" if quantized else "lora"
+    tuning = adapter if form in ("merged", "lora") else form
     spec = make_spec(tuning=tuning, processes=2, **({"maxSteps": STEPS} | options))
     wire = spec.to_wire() | {"evaluation": evaluation or {}}
     if form == "merged":
@@ -67,6 +72,12 @@ def cases() -> dict[str, tuple[str, FineTuneJobSpec]]:
         "llama-best": ("llama", spec_of("lora", stopping | {"publish": "Best"}, stage=3, **BEST)),
         "llama-best-full": ("llama", spec_of("full", stopping | {"publish": "Best"}, stage=2, **BEST)),
         "llama-last": ("llama", spec_of("lora", stopping, stage=2, **BEST)),
+        "llama-dora": ("llama", spec_of("lora", stage=3, method=DORA)),
+        "llama-dora-merged": ("llama", spec_of("merged", stage=3, method=DORA)),
+        "llama-qlora": ("llama", spec_of("lora", stage=2, quantized=True)),
+        "llama-qlora-merged": ("llama", spec_of("merged", stage=2, quantized=True)),
+        "reward-lora": ("llama", spec_of("lora", stage=3, objective="reward")),
+        "reward-merged": ("llama", spec_of("merged", stage=3, objective="reward")),
         "llama-diverged": ("llama", spec_of("lora", {"divergence": {"maxLoss": "0.5", "steps": 2}}, stage=2)),
     }
 
@@ -76,7 +87,9 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.summary = write_prepared_data(folder / "prepared")
+        self._summaries = {
+            objective: write_prepared_data(folder / objective, objective=objective) for objective in ("sft", "reward")
+        }
         self.models = {name: write_architecture(folder / name, config) for name, config in architectures().items()}
         self.models["llama"] = write_tiny_model(folder / "llama")
         for name, (model, spec) in cases().items():
@@ -96,10 +109,11 @@ class Runs:
             (bucket / "model").symlink_to(self.models[model])
         workspace = self.workspace(name)
         workspace.mkdir(parents=True)
-        plan = make_plan(self.store(name), spec, self.summary)
+        objective = spec.method.objective
+        plan = make_plan(self.store(name), spec, self._summaries[objective])
         (workspace / "plan.json").write_text(plan.to_json())
         (workspace / "model").symlink_to(self.models[model])
-        (workspace / "data").symlink_to(self._folder / "prepared")
+        (workspace / "data").symlink_to(self._folder / objective)
 
     def workspace(self, name: str) -> Path:
         return self._folder / "runs" / name
@@ -114,13 +128,13 @@ class Runs:
     def _reference(self, name: str, steps: int) -> Reference:
         """The same training in plain PyTorch."""
         model, spec = cases()[name]
-        train, held_out = open_splits(self._folder / "prepared")
+        train, held_out = open_splits(self._folder / spec.method.objective)
         return train_reference(self.models[model], spec, train, held_out, steps)
 
     def publish(self, name: str) -> str:
         """Publishes a run, which verifies what arrives; the kind of the artifact."""
         model, spec = cases()[name]
-        plan = make_plan(self.store(name), spec, self.summary)
+        plan = make_plan(self.store(name), spec, self._summaries[spec.method.objective])
         kind = Kind((self.workspace(name) / "kind").read_text())
         return publish(plan, os.environ, self.artifact(name), kind, self.models[model], None, {}).kind
 
@@ -200,6 +214,42 @@ class TestArchitectures:
             assert (runs.artifact(f"{family}-{form}") / "generation_config.json").read_bytes() == (
                 runs.models[family] / "generation_config.json"
             ).read_bytes()
+
+
+def nf4() -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "load", "tolerance"), [("llama-dora", {}, 2e-6), ("llama-qlora", {"quantization_config": nf4()}, 1e-5)]
+)
+def test_every_adapter_merges_to_what_it_does_on_its_base(
+    runs: Runs, name: str, load: dict[str, Any], tolerance: float
+) -> None:
+    """Of QLoRA too: the base that is merged into is the one that was trained on, its 4-bit weights expanded."""
+    base = AutoModelForCausalLM.from_pretrained(runs.models["llama"], dtype=torch.float32, **load)
+    keep_exact(base)
+    before = logits(base.eval())
+    adapted = logits(PeftModel.from_pretrained(base, str(runs.artifact(name))).eval())
+    merged = loaded(runs.artifact(f"{name}-merged"))
+    assert (logits(merged) - adapted).abs().max() <= tolerance
+    assert (adapted - before).abs().max() > 1e-3
+    assert not hasattr(merged.config, "quantization_config")
+    assert runs.publish(f"{name}-merged") == "model"
+
+
+def test_the_head_that_an_adapter_brings_is_merged_too(runs: Runs) -> None:
+    """modules_to_save: the scalar head of a reward model."""
+    base = load_model(runs.models["llama"], cases()["reward-lora"][1])
+    adapted = PeftModel.from_pretrained(base, str(runs.artifact("reward-lora"))).eval()
+    merged, info = AutoModelForSequenceClassification.from_pretrained(
+        runs.artifact("reward-merged"), output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert (logits(merged.eval()) - logits(adapted)).abs().max() <= 2e-6
+    trained = adapted.base_model.model.score
+    assert not torch.equal(merged.score.weight, trained.original_module.weight)
 
 
 def test_a_model_merged_in_bf16_is_the_sum_rounded_once(runs: Runs) -> None:
