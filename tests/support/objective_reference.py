@@ -106,6 +106,8 @@ def _mismatched(prompt: TokenSequence, other: TokenSequence) -> TokenSequence:
 def reward(centering: float, model: Model, reference: Model, rows: Any, indices: Sequence[int]) -> Tensor:
     losses = []
     for index in indices:
-        scores = [model(input_ids=torch.tensor(ids.astype("int64"))[None]).logits[0, 0] for ids, _ in rows.pair(index)]
+        scores = [
+            model(input_ids=torch.tensor(ids.astype("int64"))[None]).logits[0, 0].float() for ids, _ in rows.pair(index)
+        ]
         losses.append(-logsigmoid(scores[0] - scores[1]) + centering * (scores[0] + scores[1]) ** 2)
     return torch.stack(losses).mean()

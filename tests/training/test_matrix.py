@@ -29,6 +29,9 @@ SAMPLED = frozenset(
 OBJECTIVES = ("sft", "dpo", "orpo", "kto", "reward")
 STEPS = 4
 LOSS_TOLERANCE, WEIGHT_TOLERANCE = 1e-5, 2e-6
+# bfloat16 gradients round differently with each way to spread the batch, so there only the losses are close.
+# Losses that compare with a reference begin at the same value whatever the model is, and move little in four steps.
+BF16_LOSS_TOLERANCES, BF16_WEIGHT_TOLERANCE = {"dpo": 1e-4, "kto": 1e-4}, 1e-2
 # PEFT asks transformers for a property by its old name, and bitsandbytes looks for kernels that are not installed.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -46,17 +49,33 @@ class Cell:
     tuning: str
     stage: int
     options: str = "{}"
+    precision: str = "fp32"
 
     @property
     def name(self) -> str:
         option = "".join(letter for letter in self.options if letter.isalnum())
-        return "-".join(filter(None, (self.objective, self.tuning, str(self.stage), option)))
+        half = self.precision if self.precision != "fp32" else ""
+        return "-".join(filter(None, (self.objective, self.tuning, str(self.stage), option, half)))
+
+    @property
+    def tolerances(self) -> tuple[float, float]:
+        """Of losses and of weights."""
+        if self.precision == "bf16":
+            return BF16_LOSS_TOLERANCES.get(self.objective, 5e-4), BF16_WEIGHT_TOLERANCE
+        return LOSS_TOLERANCE, WEIGHT_TOLERANCE
+
+    @property
+    def published_type(self) -> torch.dtype:
+        """Adapters are published in float32, models as they were computed."""
+        whole = self.tuning in ("full", "partial")
+        return torch.bfloat16 if whole and self.precision == "bf16" else torch.float32
 
     def spec(self, processes: int = 2) -> FineTuneJobSpec:
         return make_spec(
             objective=self.objective,
             tuning=self.tuning,
             method=json.loads(self.options),
+            precision=self.precision,
             stage=self.stage,
             processes=processes,
             # One and two rows per micro-batch: gradient accumulation of two steps and of one.
@@ -92,7 +111,17 @@ COMPARED = [
     Cell("kto", "lora", 1, f'{{"kto": {{{OTHER}}}}}'),
     Cell("dpo", "qlora", 2, f'{{"dpo": {{{OTHER}}}}}'),
 ]
-CELLS = GRID + QLORA + OPTIONS + CONTINUED + COMPARED
+BF16 = [
+    Cell("sft", "partial", 2, precision="bf16"),
+    Cell("sft", "qlora", 2, precision="bf16"),
+    Cell("dpo", "lora", 2, precision="bf16"),
+    Cell("dpo", "qlora", 1, precision="bf16"),
+    Cell("orpo", "full", 1, precision="bf16"),
+    Cell("kto", "lora", 3, precision="bf16"),
+    Cell("reward", "full", 3, precision="bf16"),
+    Cell("reward", "lora", 1, precision="bf16"),
+]
+CELLS = GRID + QLORA + OPTIONS + CONTINUED + COMPARED + BF16
 
 
 class Matrix:
@@ -113,8 +142,11 @@ class Matrix:
     def data(self, objective: str) -> Path:
         return self.store / "bucket" / f"prepared-{objective}"
 
-    def _reference(self, objective: str, tuning: str, options: str) -> Reference:
-        spec = Cell(objective, tuning, 0, options).spec(1)
+    def expected(self, cell: Cell) -> Reference:
+        return self.reference(cell.objective, cell.tuning, cell.options, cell.precision)
+
+    def _reference(self, objective: str, tuning: str, options: str, precision: str) -> Reference:
+        spec = Cell(objective, tuning, 0, options, precision).spec(1)
         threads = torch.get_num_threads()
         # More threads only wait for each other on so small a model.
         torch.set_num_threads(1)
@@ -122,7 +154,7 @@ class Matrix:
             adapter = self.adapter if spec.method.initial_adapter else None
             splits = open_splits(self.data(objective))
             other = self.other if spec.method.reference_model else None
-            return train_reference(self.model, spec, *splits, STEPS, adapter, other, **quantized(tuning))
+            return train_reference(self.model, spec, *splits, STEPS, adapter, other, **quantized(tuning, precision))
         finally:
             torch.set_num_threads(threads)
 
@@ -153,10 +185,15 @@ def write_adapter(model: Path, folder: Path) -> Path:
     return folder
 
 
-def quantized(tuning: str) -> dict[str, Any]:
+def quantized(tuning: str, precision: str = "fp32") -> dict[str, Any]:
     if tuning != "qlora":
         return {}
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+    )
     return {"quantization_config": config, "device_map": "cpu"}
 
 
@@ -178,23 +215,23 @@ def saved(workspace: Path, cell: Cell) -> dict[str, torch.Tensor]:
 class TestEquality:
     def test_losses(self, matrix: Matrix, cell: Cell) -> None:
         workspace = matrix.trained() / cell.name
-        expected = matrix.reference(cell.objective, cell.tuning, cell.options)
+        expected, (tolerance, _) = matrix.expected(cell), cell.tolerances
         steps = [line["loss"] for line in lines(workspace) if line["kind"] == "step"]
         held_out = [line["loss"] for line in lines(workspace) if line["kind"] == "evaluation"]
-        assert steps == pytest.approx(expected.losses, abs=LOSS_TOLERANCE, rel=0)
-        assert held_out == pytest.approx([expected.before, expected.after], abs=LOSS_TOLERANCE, rel=0)
+        assert steps == pytest.approx(expected.losses, abs=tolerance, rel=0)
+        assert held_out == pytest.approx([expected.before, expected.after], abs=tolerance, rel=0)
         # The steps have done something that the tolerance does not hide.
-        assert max(steps) - min(steps) > 5 * LOSS_TOLERANCE
+        assert max(steps) - min(steps) > (5 * tolerance if cell.precision == "fp32" else tolerance)
 
     def test_exported_weights(self, matrix: Matrix, cell: Cell) -> None:
         found = saved(matrix.trained() / cell.name, cell)
-        reference = matrix.reference(cell.objective, cell.tuning, cell.options)
+        reference = matrix.expected(cell)
         expected = reference.weights if "lora" in cell.tuning else reference.weights | reference.frozen
         expected = {published(name): value for name, value in expected.items()}
         assert found.keys() == expected.keys()
         for name, value in expected.items():
-            assert found[name].dtype == torch.float32
-            assert (found[name] - value).abs().max() <= WEIGHT_TOLERANCE, name
+            assert found[name].dtype == cell.published_type
+            assert (found[name].float() - value.float()).abs().max() <= cell.tolerances[1], name
 
 
 def published(parameter: str) -> str:
