@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ from finetune_api.outcomes import FailureClass, Stage
 from finetune_api.reports import ProgressReport
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide import Decision, decide
+from finetune_operator.hearing import Silence
 from finetune_operator.observation import Observation, observe
 from finetune_operator.workloads import Workload
 from support.builders import NAME, POLICY, Object, at, batch_job, failed, pod, prepare_outcome, stored
@@ -29,11 +30,13 @@ def look(
     generation: int = 1,
     workload: Workload | None = None,
     quotas: tuple[Object, ...] = (),
+    silence: Silence | None = None,
     **changes: Any,
 ) -> Decision:
     """What is decided at some second about a job of which this is seen, once a new one remembers how it began."""
     wire = status.to_wire() if status else None
     seen = observe(stored(generation, wire, **changes), jobs, pods, heard, at(now), workload=workload, quotas=quotas)
+    seen = replace(seen, silence=silence)
     decision = decide(seen, POLICY)
     return look(decision.status, now=now, generation=generation, **changes) if begins(seen, decision) else decision
 
@@ -83,6 +86,7 @@ class Case:
     heard: ProgressReport | None = None
     workload: Workload | None = None
     quotas: tuple[Object, ...] = ()
+    silence: Silence | None = None
     changes: dict[str, Any] = field(default_factory=dict)
     creates: tuple[str, ...] = ()
     deletes: tuple[str, ...] = ()
@@ -105,6 +109,7 @@ def decided(case: Case, generation: int = 1) -> Decision:
         generation=generation,
         workload=case.workload,
         quotas=case.quotas,
+        silence=case.silence,
         **case.changes,
     )
 

@@ -103,7 +103,7 @@ class RunPlan(Document):
     """
 
     job: JobReference
-    attempt: Annotated[int, Field(ge=0, description="Number of the training attempt; 0 in the prepare stage.")]
+    attempt: Annotated[int, Field(ge=0, description="Number of the attempt; 0 while a run without a cluster prepares.")]
     spec: Annotated[FineTuneJobSpec, Field(description="The spec with the adjustments of this attempt.")]
     adjustments: Annotated[
         dict[str, str],

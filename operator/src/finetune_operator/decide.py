@@ -34,7 +34,7 @@ from finetune_operator.attempts import (
 from finetune_operator.claims import foreign
 from finetune_operator.failures import Cause, all_of, cause_of_attempt, cause_so_far, problems_of
 from finetune_operator.failures import failure as failure_of
-from finetune_operator.lost_pods import abandoned, is_lost
+from finetune_operator.lost_pods import abandoned, is_lost, silenced
 from finetune_operator.objects import PREPARE_RESOURCES, prepare_objects, training_objects, training_resources
 from finetune_operator.observation import ChildJob, Observation, Pod
 from finetune_operator.policy import Policy
@@ -281,6 +281,8 @@ def _find_upstreams(turn: _Turn) -> Decision:
 
 def _preparing(turn: _Turn, job: ChildJob) -> Decision:
     pods = turn.seen.pods_of(Stage.PREPARE, turn.number)
+    if lost := abandoned(pods, turn.now) or silenced(pods, turn.seen.silence):
+        return _attempt_failed(turn, lost, Reason.PREPARE_FAILED)
     stage = progression.stage_of(turn.status, Stage.PREPARE)
     if stage.started is None or stage.finished:
         fresh = stage.model_copy(update={"started": job.created, "finished": None, "message": None})
@@ -299,9 +301,8 @@ def _preparing(turn: _Turn, job: ChildJob) -> Decision:
 
 def _secret_missing(turn: _Turn, pod: Pod) -> Decision:
     """A Secret may arrive a moment after the job when both come from one commit: wait a little before failing."""
-    problem = pod.waiting[1] if pod.waiting else ""
-    message = f"{problem[:1024]} in namespace {turn.job.metadata.namespace}"
-    failure = failure_of(FailureClass.SECRET_MISSING, message)
+    problem = pod.waiting[1][:1024] if pod.waiting else ""
+    failure = failure_of(FailureClass.SECRET_MISSING, f"{problem} in namespace {turn.job.metadata.namespace}")
     return _awaited(turn, Reason.SECRET_NOT_FOUND, failure, pod.created)
 
 
@@ -484,16 +485,16 @@ def _attempt_succeeded(turn: _Turn, pods: tuple[Pod, ...]) -> Decision:
     return _complete(turn, Reason.PUBLISHED, outcome.artifact, outcome.evaluation)
 
 
-def _attempt_failed(turn: _Turn, cause: Cause) -> Decision:
-    number, failure = turn.number, cause.failure
-    kind = failure.failure_class
+def _attempt_failed(turn: _Turn, cause: Cause, last: Reason = Reason.RUN_FAILED) -> Decision:
+    """What follows the loss of an attempt; ``last`` is the reason of the job's failure when nothing does."""
+    failure, kind = cause.failure, cause.failure.failure_class
     turn = _reported(turn, None)
     status = turn.ended(kind.value, failure.message, cause.node).status
     if counts(kind):
         status = status.model_copy(update={"losses": (status.losses or 0) + 1})
     following = next_attempt(turn.job.spec, status, kind)
     if following is None:
-        return _fail(turn.told(status), Reason.RUN_FAILED, failure)
+        return _fail(turn.told(status), last, failure)
     status = with_adjustment(status, turn.job.spec, following.adjustment)
-    phase = Phase(State.STARTING, Reason.RETRYING, f"attempt {number} ended: {failure.message}")
+    phase = Phase(State.STARTING, Reason.RETRYING, f"attempt {turn.number} ended: {failure.message}")
     return turn.told(progression.announced(status, following.change)).settle(phase, requeue_after=timedelta(0))

@@ -35,7 +35,7 @@ from finetune_api.weights import MODEL
 from finetune_operator.attempts import Adjustment, adjusted, adjustment_of, reasons
 from finetune_operator.naming import ATTEMPT_LABEL, JOB_UID_LABEL, STAGE_LABEL, labels, rendezvous_port, stage_name
 from finetune_operator.network import JobNetwork, ProgressPeer, policy_spec
-from finetune_operator.placement import ANYWHERE, Placement, placed
+from finetune_operator.placement import ANYWHERE, Placement, kept_off, placed
 from finetune_operator.queueing import with_queue
 
 Object = dict[str, Any]
@@ -113,7 +113,7 @@ def run_plan(
     name = stage_name(job.metadata.name, Stage.TRAIN, attempt)
     return RunPlan(
         job=JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid),
-        attempt=attempt if stage is Stage.TRAIN else 0,
+        attempt=attempt,
         spec=adjusted(job.spec, adjustment),
         adjustments=reasons(job.spec, adjustment),
         origins=origins_of(status),
@@ -284,8 +284,16 @@ def _pod_template(
     }
 
 
-def prepare_job(job: FineTuneJob, platform: Platform, attempt: int, upstreams: Upstreams = NO_UPSTREAMS) -> Object:
+def prepare_job(
+    job: FineTuneJob,
+    platform: Platform,
+    attempt: int,
+    avoided: Sequence[str] = (),
+    upstreams: Upstreams = NO_UPSTREAMS,
+) -> Object:
     """The Job that checks and prepares everything on a CPU before attempt ``attempt`` may start."""
+    template = _pod_template(job, platform, Stage.PREPARE, attempt, PREPARE_RESOURCES, upstreams)
+    template["spec"] |= kept_off(avoided)
     never_retried = {
         "action": "FailJob",
         "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(map(int, _NEVER_RETRIED))},
@@ -303,7 +311,7 @@ def prepare_job(job: FineTuneJob, platform: Platform, attempt: int, upstreams: U
         "spec": {
             "backoffLimit": _PREPARE_RETRIES,
             "podFailurePolicy": {"rules": [never_retried, disrupted, stopped]},
-            "template": _pod_template(job, platform, Stage.PREPARE, attempt, PREPARE_RESOURCES, upstreams),
+            "template": template,
         },
     }
 
@@ -356,7 +364,7 @@ def prepare_objects(
     return (
         *network_policies(job, platform, Stage.PREPARE, attempt, upstreams),
         plan_config_map(job, Stage.PREPARE, attempt, plan),
-        prepare_job(job, platform, attempt, upstreams),
+        prepare_job(job, platform, attempt, adjustment_of(job.spec, status.plan).avoided_nodes, upstreams),
     )
 
 

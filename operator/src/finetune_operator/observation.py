@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from finetune_api.outcomes import Stage, StageOutcome
 from finetune_api.reports import ProgressReport
+from finetune_operator.hearing import Silence
 from finetune_operator.naming import ATTEMPT_LABEL, QUEUE_LABEL, STAGE_LABEL
 from finetune_operator.workloads import Workload
 
@@ -88,6 +89,7 @@ class Observation:
     ``needed`` is the job that its model comes from, the one that this needs in turn, and so on, as far as they exist;
     ``account`` the ServiceAccount that it names, if that exists; ``workload`` what Kueue says of the Job
     that waits in its queue; ``quotas`` the ResourceQuotas of the namespace, where they may be in the way.
+    ``silence`` is that of the newest prepare pod that runs.
     ``profiles`` are those that it may run under while that is not decided: the one that it names, or every default.
     """
 
@@ -100,6 +102,7 @@ class Observation:
     account: Object | None = None
     workload: Workload | None = None
     quotas: tuple[Object, ...] = ()
+    silence: Silence | None = None
     profiles: tuple[Object, ...] = ()
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
 

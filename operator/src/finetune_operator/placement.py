@@ -51,6 +51,20 @@ def _of_gpus(gpu: GpuRequirement) -> tuple[Object, ...]:
     return tuple(requirements)
 
 
+def kept_off(avoided: Sequence[str]) -> Object:
+    """The fields of a pod's spec that keep it off nodes, where there are others: a pod that needs no GPU is not to wait
+    for ever in a cluster of one node."""
+    if not avoided:
+        return {}
+    preference = {"weight": 100, "preference": {"matchFields": _other_than(avoided)}}
+    return {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preference]}}}
+
+
+def _other_than(nodes: Sequence[str]) -> list[Object]:
+    # Node names, since only these are known of them.
+    return [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+
+
 def placed(placement: Placement, own: Mapping[str, str] | None, avoided: Sequence[str]) -> Object:
     """The fields of a pod's spec that place it: ``own`` are the labels that the job asks for, ``avoided`` names nodes
     that ended two attempts."""
@@ -59,8 +73,7 @@ def placed(placement: Placement, own: Mapping[str, str] | None, avoided: Sequenc
     if placement.requirements:
         term["matchExpressions"] = list(placement.requirements)
     if avoided:
-        # Node names, since only these are known of them.
-        term["matchFields"] = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoided]
+        term["matchFields"] = _other_than(avoided)
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
     fields = {
         "nodeSelector": selector,

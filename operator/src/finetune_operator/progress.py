@@ -12,6 +12,7 @@ from finetune_api.reports import Progress, ProgressReport
 from finetune_api.results import Checkpoint
 from finetune_operator.checkpoints import tell_of
 from finetune_operator.errors import KubeError
+from finetune_operator.hearing import Hearing
 from finetune_operator.kube import Kube
 from finetune_operator.naming import PROGRESS_MANAGER
 
@@ -34,6 +35,8 @@ class Reports:
         self._newest: dict[Name, ProgressReport] = {}
         self._senders: dict[Name, str] = {}
         self._ended: dict[Name, str] = {}
+        # Prepare pods report nothing but that they get on.
+        self.hearing = Hearing()
 
     def newest(self, namespace: str, name: str) -> ProgressReport | None:
         return self._newest.get((namespace, name))
@@ -42,6 +45,7 @@ class Reports:
         self._newest.pop((namespace, name), None)
         self._senders.pop((namespace, name), None)
         self._ended.pop((namespace, name), None)
+        self.hearing.forget((namespace, name))
 
     def end(self, namespace: str, name: str, uid: str) -> None:
         """A job is finished: what is reported of it from now on does not count."""

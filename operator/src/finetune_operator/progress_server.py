@@ -1,4 +1,4 @@
-"""HTTPS endpoint that training pods report to. A report counts when a living pod of the attempt sent it."""
+"""HTTPS endpoint that the pods of jobs report to. A report counts when a living pod of the attempt sent it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from aiohttp import web
@@ -37,11 +38,11 @@ class TokenReviews:
         self._kube = kube
         self._clock = clock
         # Until when each is valid, and when its pod was made.
-        self._known: OrderedDict[tuple[bytes, str, int], tuple[float, str]] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, str, Stage, int], tuple[float, str]] = OrderedDict()
 
     async def sender(self, token: str, namespace: str, name: str, report: ProgressReport) -> str | None:
         """When the pod was made (by the API server's clock, RFC 3339) whose token this is, if it is a living pod of the
-        attempt that a report is about; None if it is not.
+        attempt and stage that a report is about; None if it is not.
 
         Its audience is not enough: whoever may create tokens in some namespace chooses the audience.
 
@@ -49,7 +50,9 @@ class TokenReviews:
             KubeError: the API server could not be asked.
         """
         wanted = audience(namespace, name, report.uid)
-        key = (hashlib.sha256(token.encode()).digest(), wanted, report.attempt)
+        # The stages of the training pods are one to their labels.
+        stage = Stage.PREPARE if report.stage is Stage.PREPARE else Stage.TRAIN
+        key = (hashlib.sha256(token.encode()).digest(), wanted, stage, report.attempt)
         until, born = self._known.get(key, (0.0, ""))
         if until > self._clock():
             return born
@@ -57,7 +60,7 @@ class TokenReviews:
         if owner is None or not owner.user.startswith(f"system:serviceaccount:{namespace}:"):
             return None
         pods = await self._kube.list("v1", "pods", namespace, f"{JOB_UID_LABEL}={report.uid}")
-        expected = labels(name, report.uid, Stage.TRAIN, report.attempt)
+        expected = labels(name, report.uid, stage, report.attempt)
         pod = next((pod for pod in pods if _is_living(pod, owner.pod_uid, expected)), None)
         if pod is None:
             return None
@@ -104,11 +107,15 @@ class ProgressServer:
         try:
             sender = await self._reviews.sender(token, namespace, name, report)
         except KubeError:
+            self._reports.hearing.missed((namespace, name))
             return web.json_response({"error": "tokens cannot be checked now, try again"}, status=503)
         if sender is None:
             return web.json_response({"error": "the token is not for this job"}, status=403)
         if self._reports.ended(namespace, name, report.uid):
             return web.json_response({"error": "the job has ended"}, status=403)
+        if report.stage is Stage.PREPARE:
+            self._reports.hearing.heard((namespace, name), datetime.fromisoformat(sender))
+            return web.Response(status=204)
         if self._reports.accept(namespace, name, report, sender):
             self._changed(namespace, name)
         self._writer.notice(namespace, name)

@@ -19,6 +19,7 @@ from finetune_operator.dependents import Dependents
 from finetune_operator.errors import AlreadyExists, Conflict, KubeError, NamespaceTerminating, NotFound
 from finetune_operator.events import damage_event, damages, event, transitions
 from finetune_operator.kube import Kube
+from finetune_operator.lost_pods import preparing_pod
 from finetune_operator.naming import FIELD_MANAGER, JOB_LABEL, JOB_UID_LABEL, QUEUED_JOB_LABEL
 from finetune_operator.observation import ChildJob, Observation, observe
 from finetune_operator.policy import Policy
@@ -150,7 +151,9 @@ class Reconciler:
         seen = observe(manifest, jobs, pods, report, self._clock(), needed, profiles=profiles, namespace_labels=labels)
         workload = await self._workload(key, seen.queued)
         quotas, account = await self._quotas(key, seen), await self._account(key, manifest)
-        return replace(seen, account=account, workload=workload, quotas=quotas)
+        pod = preparing_pod(seen.pods)
+        silence = self._reports.hearing.silence((key.namespace, key.name), pod.created if pod else None)
+        return replace(seen, account=account, workload=workload, quotas=quotas, silence=silence)
 
     async def _profiles(self, key: Key, manifest: Object) -> tuple[list[Object], dict[str, str]]:
         """While it is not decided: the profile that a job names, or every default one; and the labels of its namespace

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from yarl import URL
 from finetune_api.outcomes import Stage
 from finetune_api.reports import MAX_REPORT_BYTES, audience, report_path
 from finetune_operator.errors import KubeError
+from finetune_operator.hearing import Hearing, Silence
 from finetune_operator.kube import TokenOwner
 from finetune_operator.naming import labels
 from finetune_operator.progress import ProgressWriter, Reports
@@ -30,7 +32,7 @@ OWNER = TokenOwner(f"system:serviceaccount:{NAMESPACE}:default", "pod-a")
 
 
 def _pod(**label: str) -> dict[str, Any]:
-    """Rank 0 of the first attempt."""
+    """Rank 0 of the first attempt, made at the beginning."""
     known = labels(NAME, UID, Stage.TRAIN, 1) | {f"finetune.dev/{key}": value for key, value in label.items()}
     metadata = {"name": f"{NAME}-train-1-0", "namespace": NAMESPACE, "uid": "pod-a", "labels": known}
     metadata["creationTimestamp"] = stamp(NOW)
@@ -84,6 +86,22 @@ async def test_new_stage_calls_for_a_look_at_the_job(bench: _Bench) -> None:
     for sequence, stage in enumerate([Stage.TRAIN, Stage.TRAIN, Stage.PUBLISH]):
         assert (await bench.post(report(1, sequence, stage).to_json()))[0] == 204
     assert bench.changed == [(NAMESPACE, NAME)] * 2
+
+
+async def test_a_prepare_pod_is_heard_of_and_writes_nothing(bench: _Bench) -> None:
+    bench.kube.put(_pod(stage="prepare"))
+    assert await bench.post(report(stage=Stage.PREPARE).to_json()) == (204, "")
+    silence = bench.reports.hearing.silence((NAMESPACE, NAME), NOW)
+    assert silence
+    assert silence.spoken
+    assert (bench.reports.newest(NAMESPACE, NAME), bench.kube.writes, bench.changed) == (None, [], [])
+
+
+@pytest.mark.parametrize(("of", "claimed"), [("train", Stage.PREPARE), ("prepare", Stage.TRAIN)])
+async def test_a_pod_speaks_for_its_own_stage_only(bench: _Bench, of: str, claimed: Stage) -> None:
+    bench.kube.put(_pod(stage=of))
+    assert (await bench.post(report(stage=Stage(of)).to_json()))[0] == 204
+    assert await bench.post(report(stage=claimed).to_json()) == NOT_THIS_JOB
 
 
 async def test_late_report_is_accepted_and_ignored(bench: _Bench) -> None:
@@ -232,9 +250,14 @@ async def test_body_just_under_64_kib_is_read(bench: _Bench) -> None:
 
 
 async def test_tokens_that_cannot_be_checked_503(bench: _Bench) -> None:
+    now = 0.0
+    hearing = bench.reports.hearing = Hearing(lambda: now)
+    hearing.silence((NAMESPACE, NAME), NOW)
+    now = 900.0
     bench.kube.refuse = [KubeError(0, "Unreachable", "no route to 10.0.0.1")]
     status, text = await bench.post()
     assert (status, text) == (503, '{"error": "tokens cannot be checked now, try again"}')
+    assert hearing.silence((NAMESPACE, NAME), NOW) == Silence(timedelta(0), spoken=False), "who knows what was said"
     assert (await bench.post())[0] == 204
 
 

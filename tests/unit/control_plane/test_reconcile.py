@@ -9,6 +9,7 @@ import pytest
 
 from finetune_api.outcomes import Stage
 from finetune_operator.errors import AlreadyExists, KubeError, NamespaceTerminating
+from finetune_operator.hearing import Hearing
 from finetune_operator.naming import JOB_LABEL, PROGRESS_MANAGER
 from finetune_operator.progress import Reports
 from finetune_operator.reconcile import Key, Reconciler, status_manifest
@@ -107,6 +108,19 @@ def test_training_starts_with_service_before_pods_and_event_after_the_status() -
     assert bench.new_writes() == [*TRAIN, STATUS, "create Event Prepared"]
     (attempt,) = bench.status["attempts"]
     assert attempt["number"] == 1
+
+
+def test_a_prepare_pod_that_falls_silent_is_replaced() -> None:
+    bench, now = _Bench(), 0.0
+    bench.reports.hearing = Hearing(lambda: now)
+    bench.look()
+    bench.kube.put(pod(Stage.PREPARE, node="node-a"))
+    bench.settle()
+    bench.reports.hearing.heard((NAMESPACE, NAME), NOW)
+    now = 601.0
+    assert bench.new_writes() == [STATUS, "create Event Retrying"]
+    assert [attempt["outcome"] for attempt in bench.status["attempts"]] == ["PodLost"]
+    assert bench.new_writes()[:3] == [name.replace("-1", "-2") for name in PREPARE] + [f"delete Job {NAME}-prepare-1"]
 
 
 def test_published_job_is_complete_with_its_artifact() -> None:

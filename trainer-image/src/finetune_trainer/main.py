@@ -83,6 +83,8 @@ def _run(command: str, plan: RunPlan) -> int:
 
 
 def _prepare(plan: RunPlan) -> StageOutcome:
+    from finetune_trainer.alive import telling
     from finetune_trainer.prepare import prepare
 
-    return StageOutcome(stage=Stage.PREPARE, prepared=prepare(plan, os.environ))
+    with telling(plan):
+        return StageOutcome(stage=Stage.PREPARE, prepared=prepare(plan, os.environ))
