@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from finetune_trainer.models.load import DTYPES
 from finetune_trainer.models.modelfiles import ADAPTER_WEIGHTS, GENERATION_CONFIG, TOKENIZER_FILES
 from finetune_trainer.models.sources import base_model_name
 from finetune_trainer.training.engine import Engine
+from finetune_trainer.training.lead import Lead
 
 
 def kind_of(model: torch.nn.Module, spec: FineTuneJobSpec) -> Kind:
@@ -37,7 +39,9 @@ def kind_of(model: torch.nn.Module, spec: FineTuneJobSpec) -> Kind:
     return Kind.ADAPTER if adapter else Kind.MODEL
 
 
-def export(engine: Engine, model: torch.nn.Module, spec: FineTuneJobSpec, base: Path, into: Target | None) -> None:
+def export(
+    engine: Engine, model: torch.nn.Module, spec: FineTuneJobSpec, base: Path, into: Target | None, lead: Lead
+) -> None:
     """Gathers the trained weights and writes them with the tokenizer of the base model.
 
     Adapters are written in float32, whole models in the precision they were computed in, and tensor by tensor but for
@@ -47,10 +51,13 @@ def export(engine: Engine, model: torch.nn.Module, spec: FineTuneJobSpec, base: 
     if into is not None:
         shutil.rmtree(into.folder, ignore_errors=True)
         into.folder.mkdir(parents=True)
+        into = lead.paced(into)
     if kind_of(model, spec) is Kind.ADAPTER:
         _export_adapter(engine, model, base_model_name(spec), into)
     else:
-        _export_model(engine, model, DTYPES[spec.hyperparameters.precision], base, into)
+        tensors = lead.turns(checkpoint_tensors(engine, model))
+        _export_model(tensors, model, DTYPES[spec.hyperparameters.precision], base, into)
+    lead.turn()
     if into is None:
         return
     copy_tokenizer(base, into.folder)
@@ -68,8 +75,13 @@ def _export_adapter(engine: Engine, model: torch.nn.Module, base_name: str, into
         write_adapter_config(model, base_name, into.folder)
 
 
-def _export_model(engine: Engine, model: torch.nn.Module, dtype: torch.dtype, base: Path, into: Target | None) -> None:
-    tensors = checkpoint_tensors(engine, model)
+def _export_model(
+    tensors: Iterator[tuple[str, torch.Tensor]],
+    model: torch.nn.Module,
+    dtype: torch.dtype,
+    base: Path,
+    into: Target | None,
+) -> None:
     if into is None:
         # The others take part in the gathering, and keep nothing.
         deque(tensors, maxlen=0)

@@ -35,6 +35,7 @@ from finetune_trainer.training.evaluate import evaluate
 from finetune_trainer.training.heartbeat import AnyPulse, NoPulse, Phase
 from finetune_trainer.training.hyperparameters import known_origins
 from finetune_trainer.training.judgement import best, diverged, evaluation_result, exhausted, with_perplexity
+from finetune_trainer.training.lead import Lead
 from finetune_trainer.training.memory import memory_used
 from finetune_trainer.training.metrics import (
     AttemptStarted,
@@ -106,6 +107,7 @@ class Training:
         self.stage = Stage.TRAIN
         self._pulse = pulse or NoPulse()
         self._phases = Phases(self._pulse, place.device)
+        self._lead = Lead(place.rank == 0, self._pulse, place.device)
         self._plan, self._spec, self._prepared, self._workspace = plan, plan.spec, prepared, workspace
         self._adapter = workspace.adapter if plan.starts_from_adapter else None
         self._place, self._reporter = place, reporter
@@ -214,7 +216,7 @@ class Training:
         return votes > 0
 
     def _export(self, engine: Engine) -> None:
-        export(engine, self._model, self._spec, self._workspace.model, self._target)
+        export(engine, self._model, self._spec, self._workspace.model, self._target, self._lead)
 
     def _compare_with_another(self, splits: Splits, order: BatchOrder | PackedOrder) -> None:
         """Asks the reference model, if there is one, all that will be wanted of it; it is gone before training."""
