@@ -9,7 +9,8 @@ from typing import Any
 from finetune_api import API_VERSION, KIND
 from finetune_api.job import FineTuneJob
 from finetune_api.outcomes import Failure, FailureClass, Stage, StageOutcome
-from finetune_api.reports import Progress, ProgressReport
+from finetune_api.progress import Progress
+from finetune_api.reports import ProgressReport
 from finetune_api.results import Artifact, EvaluationResult, Prepared, SplitSummary
 from finetune_operator.naming import QUEUE_LABEL, labels, stage_name
 from finetune_operator.objects import Platform

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from finetune_api.base import Document
+from finetune_api.progress import Progress
 from finetune_api.results import Artifact, Checkpoint, EvaluationResult, Prepared
 
 # Kubernetes keeps at most this many bytes of /dev/termination-log.
@@ -114,10 +115,18 @@ class StageOutcome(Document):
     resumed_from_step: Annotated[
         int | None, Field(default=None, ge=0, description="Optimizer steps that the attempt found done when it began.")
     ]
+    progress: Annotated[Progress | None, Field(default=None, description="The last of the attempt.")]
 
     def to_termination_message(self) -> str:
-        """JSON of at most 4,096 bytes; a long failure message is cut, results are bounded by their schema."""
+        """JSON of at most 4,096 bytes; progress gives way first, then a long failure message is cut.
+
+        Results are bounded by their schema.
+        """
         text = self.to_json()
-        if len(text.encode()) <= MAX_TERMINATION_MESSAGE_BYTES or self.failure is None:
+        if len(text.encode()) <= MAX_TERMINATION_MESSAGE_BYTES:
+            return text
+        if self.progress:
+            return self.model_copy(update={"progress": None}).to_termination_message()
+        if self.failure is None:
             return text
         return self.model_copy(update={"failure": self.failure.shorter()}).to_termination_message()

@@ -10,7 +10,7 @@ from pydantic import Field, WithJsonSchema
 
 from finetune_api.base import Document
 from finetune_api.outcomes import Failure, Stage
-from finetune_api.reports import Progress
+from finetune_api.progress import Progress
 from finetune_api.results import (
     Artifact,
     Checkpoint,

@@ -13,7 +13,7 @@ from benchmarks.trainer.workload import LEARNING_RATE, MAX_GRAD_NORM, SEED, Work
 
 from finetune_api.outcomes import Stage
 from finetune_api.plan import RunPlan
-from finetune_api.reports import Progress
+from finetune_api.progress import Progress
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.data.splits import SplitArrays, Splits, TokenizedSplit, write_split
 from finetune_trainer.progress import SilentReporter

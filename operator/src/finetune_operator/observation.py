@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.outcomes import Stage, StageOutcome
+from finetune_api.progress import Progress
 from finetune_api.reports import ProgressReport
 from finetune_operator.hearing import Silence
 from finetune_operator.naming import ATTEMPT_LABEL, QUEUE_LABEL, STAGE_LABEL
@@ -126,6 +127,18 @@ class Observation:
         """From which step an attempt went on, as a pod said when it ended."""
         said = (pod.outcome.resumed_from_step for pod in self.pods_of(Stage.TRAIN, attempt) if pod.outcome)
         return next((step for step in said if step is not None), None)
+
+    def last_progress(self) -> Progress | None:
+        """The last that pods of the later attempt said of progress, in a report or when they ended.
+
+        What a pod said at its end may be newer than the report, which came only if operator and API server were there.
+        """
+        ends = {pod.attempt: pod.outcome.progress for pod in self.pods if pod.outcome and pod.outcome.progress}
+        newest = max(ends, default=0)
+        report = self.report if self.report and self.report.uid == self.manifest["metadata"]["uid"] else None
+        if report and report.progress and report.attempt > newest:
+            return report.progress
+        return ends.get(newest)
 
 
 def queued_job(jobs: Iterable[ChildJob]) -> ChildJob | None:

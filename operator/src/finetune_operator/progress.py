@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from finetune_api import API_VERSION, KIND, PLURAL
 from finetune_api.outcomes import Stage
-from finetune_api.reports import Progress, ProgressReport
+from finetune_api.progress import Progress
+from finetune_api.reports import ProgressReport
 from finetune_api.results import Checkpoint
 from finetune_operator.checkpoints import tell_of
 from finetune_operator.errors import KubeError

@@ -126,13 +126,11 @@ class Reconciler:
             self.settled.pop(key, None)
 
     async def _with_last_progress(self, seen: Observation) -> Object:
-        """The job once it tells the last that was reported: who waits for its end must find the whole course."""
-        metadata, report = seen.manifest["metadata"], seen.report
-        if report is None or report.progress is None or report.uid != metadata["uid"]:
+        """The job once it tells the last that its pods said: who waits for its end must find the whole course."""
+        last = seen.last_progress()
+        if last is None or (seen.manifest.get("status") or {}).get("progress") == last.to_wire():
             return seen.manifest
-        if (seen.manifest.get("status") or {}).get("progress") == report.progress.to_wire():
-            return seen.manifest
-        version = await write_progress(self._kube, _identity(seen.manifest), report.progress)
+        version = await write_progress(self._kube, _identity(seen.manifest), last)
         return _as_of(seen.manifest, version)
 
     async def _with_checkpoint(self, manifest: Object, due: Published) -> Object:

@@ -16,7 +16,7 @@ from finetune_api.outcomes import (
     Stage,
     StageOutcome,
 )
-from support.builders import artifact, evaluation, failure, prepare_outcome, published_outcome
+from support.builders import artifact, evaluation, failure, prepare_outcome, progress, published_outcome
 
 # JSON cannot hold lone surrogates; every other character may come out of a trainer's exception.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -102,6 +102,19 @@ def test_results_with_the_longest_destination_fit() -> None:
     changes = {"data_uri": longest, "adopted": artifact().model_copy(update={"uri": longest})}
     text = outcome.model_copy(update={"prepared": outcome.prepared.model_copy(update=changes)}).to_termination_message()
     assert len(text.encode()) <= MAX_TERMINATION_MESSAGE_BYTES
+
+
+def test_progress_gives_way_to_a_failure_that_takes_all_the_room() -> None:
+    short, long = (failure(FailureClass.INTERNAL, character * 2048) for character in ("a", "語"))
+    kept, dropped = (
+        StageOutcome.model_validate_json(
+            StageOutcome(stage=Stage.TRAIN, failure=said, progress=progress(7)).to_termination_message()
+        )
+        for said in (short, long)
+    )
+    assert (kept.progress, kept.failure) == (progress(7), short)
+    assert dropped.progress is None
+    assert dropped.failure
 
 
 def test_outcome_uses_the_names_of_the_resource() -> None:

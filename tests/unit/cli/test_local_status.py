@@ -10,7 +10,8 @@ import pytest
 from finetune_api import progression
 from finetune_api.crd import job_schema
 from finetune_api.outcomes import Failure, FailureClass, Stage, StageOutcome
-from finetune_api.reports import Progress, ProgressReport
+from finetune_api.progress import Progress
+from finetune_api.reports import ProgressReport
 from finetune_api.results import Artifact, EvaluationResult, Prepared, SplitSummary
 from finetune_api.status import FineTuneJobStatus
 from finetune_cli.local import status as transitions

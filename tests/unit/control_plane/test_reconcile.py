@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from finetune_api.outcomes import Stage
+from finetune_api.outcomes import FailureClass, Stage
+from finetune_api.progress import Progress
 from finetune_operator.errors import AlreadyExists, KubeError, NamespaceTerminating
 from finetune_operator.hearing import Hearing
 from finetune_operator.naming import JOB_LABEL, PROGRESS_MANAGER
+from finetune_operator.observation import observe
 from finetune_operator.progress import Reports
 from finetune_operator.reconcile import Key, Reconciler, status_manifest
 from support.builders import (
@@ -20,6 +22,7 @@ from support.builders import (
     POLICY,
     UID,
     batch_job,
+    failed,
     merged,
     pod,
     prepare_outcome,
@@ -71,13 +74,14 @@ class _Bench:
         self.kube.put(batch_job(Stage.PREPARE, ended="Complete"))
         self.kube.put(pod(Stage.PREPARE, phase="Succeeded", exit_code=0, outcome=prepare_outcome()))
 
-    def training_ended(self) -> None:
-        """The pods of the first attempt have ended well."""
+    def training_ended(self, last: Progress | None = None) -> None:
+        """The pods of the first attempt have ended well; ``last`` is the progress that they left."""
         self.prepared()
         self.look()
         self.kube.remove(batch_job())
         self.kube.put(batch_job(ended="Complete"))
-        self.kube.put(pod(phase="Succeeded", exit_code=0, outcome=published_outcome()))
+        outcome = published_outcome().model_copy(update={"progress": last})
+        self.kube.put(pod(phase="Succeeded", exit_code=0, outcome=outcome))
 
     @property
     def status(self) -> dict[str, Any]:
@@ -139,6 +143,40 @@ def test_the_last_report_is_told_before_the_end() -> None:
     assert bench.new_writes() == [f"status of {NAME} by {PROGRESS_MANAGER}", STATUS, "create Event Published"]
     assert bench.status["progress"]["step"] == 100
     assert bench.new_writes() == []
+
+
+# The step that the last report has, if one came, and that of the pod's end.
+LAST_WORDS: dict[str, tuple[int | None, int]] = {
+    "no report came": (None, 100),
+    "the last report that came is an old one": (40, 100),
+    "nothing is newer": (100, 100),
+}
+
+
+@pytest.mark.parametrize("case", LAST_WORDS)
+def test_the_last_words_of_a_pod_tell_its_progress(case: str) -> None:
+    """As where the API server was away while it trained, so that no report could be checked."""
+    reported, said = LAST_WORDS[case]
+    bench = _Bench()
+    bench.training_ended(progress(said))
+    if reported:
+        bench.reports.accept(NAMESPACE, NAME, report(step=reported))
+    bench.look()
+    assert bench.status["progress"] == progress(100).to_wire()
+    assert "Complete" in bench.true_conditions()
+    assert bench.new_writes() == []
+
+
+@pytest.mark.parametrize(
+    ("first", "reported", "told"), [(60, None, 60), (60, (2, 80), 80), (None, (2, 80), 80), (60, (1, 80), 60)]
+)
+def test_the_later_attempt_tells_the_progress(first: int | None, reported: tuple[int, int] | None, told: int) -> None:
+    ended = failed(Stage.TRAIN, FailureClass.STORAGE, "no room").model_copy(
+        update={"progress": progress(first) if first else None}
+    )
+    pods = (pod(phase="Failed", exit_code=14, outcome=ended), pod(attempt=2))
+    newest = report(attempt=reported[0], step=reported[1]) if reported else None
+    assert observe(stored(), (), pods, newest, NOW).last_progress() == progress(told)
 
 
 @pytest.mark.parametrize("writes_before_the_crash", range(5))

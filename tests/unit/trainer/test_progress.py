@@ -18,10 +18,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from finetune_api.outcomes import Stage
+from finetune_api.outcomes import Stage, StageOutcome
 from finetune_api.plan import JobReference, ProgressEndpoint
-from finetune_api.reports import Progress
-from finetune_trainer.progress import ProgressReporter, SilentReporter, endpoint_sender
+from finetune_api.progress import Progress
+from finetune_api.results import Checkpoint
+from finetune_trainer.progress import KeepingReporter, ProgressReporter, SilentReporter, endpoint_sender
 from support.training_runs import free_port
 
 JOB = JobReference(namespace="team", name="tiny", uid="7d1c")
@@ -109,6 +110,36 @@ def test_an_operator_that_never_answers_costs_a_bounded_end() -> None:
     reporter.close(0.3)
     assert inbox.bodies == []
     assert inbox.refusals < 10**9
+
+
+def test_the_last_progress_is_kept_with_a_checkpoint_and_at_the_end(tmp_path: Path) -> None:
+    """An operator that could check no report finds it in the pod's last words."""
+    file, checkpoint = (
+        tmp_path / "saved",
+        Checkpoint(step=2, time=datetime.now(UTC), uri="s3://bucket/checkpoint", world_size=1),
+    )
+    reporter = KeepingReporter(SilentReporter(), file)
+    reporter.report(Stage.TRAIN, "loading")
+    reporter.close()
+    assert not file.exists(), "nothing is known yet"
+    reporter.report(Stage.TRAIN, progress=progress(2))
+    reporter.committed(checkpoint)
+    reporter.report(Stage.TRAIN, progress=progress(3))
+    assert _saved(file) == (2, checkpoint)
+    reporter.report(Stage.PUBLISH, "published")
+    reporter.close()
+    assert _saved(file) == (3, checkpoint)
+
+
+def test_a_full_disk_does_not_keep_a_pod_from_its_end(tmp_path: Path) -> None:
+    reporter = KeepingReporter(SilentReporter(), tmp_path / "no folder" / "saved")
+    reporter.report(Stage.TRAIN, progress=progress(2))
+    reporter.close()
+
+
+def _saved(file: Path) -> tuple[int | None, Checkpoint | None]:
+    kept = StageOutcome.model_validate_json(file.read_bytes())
+    return (kept.progress.step if kept.progress else None), kept.checkpoint
 
 
 def test_silence_is_a_reporter_too() -> None:

@@ -9,13 +9,15 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from finetune_api.outcomes import Stage, StageOutcome
 from finetune_api.plan import JobReference, ProgressEndpoint, RunPlan
-from finetune_api.reports import Progress, ProgressReport, report_path
+from finetune_api.progress import Progress
+from finetune_api.reports import ProgressReport, report_path
 from finetune_api.results import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -189,7 +191,7 @@ class SilentReporter:
 
 
 class KeepingReporter:
-    """Also keeps what is said of checkpoints in a file, which the pod leaves as its last word.
+    """Also keeps what is said of checkpoints, with the last progress, in a file: the pod leaves it as its last word.
 
     An operator that was away when the pod ended finds it there.
     """
@@ -197,10 +199,12 @@ class KeepingReporter:
     def __init__(self, reporter: ProgressReporter | SilentReporter, file: Path) -> None:
         self._reporter, self._file = reporter, file
         self._kept = StageOutcome(stage=Stage.TRAIN)
+        self._progress: Progress | None = None
 
     def report(self, stage: Stage, message: str | None = None, progress: Progress | None = None) -> None:
-        """Hands on."""
+        """Hands on. Progress is kept with the next checkpoint, and at the end."""
         self._reporter.report(stage, message, progress)
+        self._progress = progress or self._progress
 
     def committed(self, checkpoint: Checkpoint) -> None:
         """Hands on and keeps."""
@@ -217,11 +221,14 @@ class KeepingReporter:
         self._reporter.stepping()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Hands on."""
+        """Keeps and hands on. A disk that is full must not take the pod's own words away."""
+        with suppress(OSError):
+            if self._progress:
+                self._keep()
         self._reporter.close(timeout)
 
     def _keep(self, **known: object) -> None:
-        self._kept = self._kept.model_copy(update=known)
+        self._kept = self._kept.model_copy(update={"progress": self._progress} | known)
         unfinished = self._file.with_suffix(".new")
         unfinished.write_text(self._kept.to_json())
         unfinished.replace(self._file)

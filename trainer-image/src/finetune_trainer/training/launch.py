@@ -57,8 +57,10 @@ def main(plan: RunPlan) -> int:
         if saved:
             write_termination_message(saved, os.environ)
         return _SIGNALLED + end.signal
-    if end.failure and saved:
-        known = {"checkpoint": saved.checkpoint, "resumed_from_step": saved.resumed_from_step}
+    if saved:
+        known: dict[str, object] = {"progress": saved.progress}
+        if end.failure:
+            known |= {"checkpoint": saved.checkpoint, "resumed_from_step": saved.resumed_from_step}
         end = end.model_copy(update=known)
     write_termination_message(end, os.environ)
     return EXIT_CODE_OF_CLASS[end.failure.failure_class] if end.failure else ExitCode.SUCCESS

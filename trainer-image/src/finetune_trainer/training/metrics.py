@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from finetune_api.reports import Progress, Straggler
+from finetune_api.progress import Progress, Straggler
 from finetune_trainer.models.parameters import Parameters
 
 PointT = TypeVar("PointT")

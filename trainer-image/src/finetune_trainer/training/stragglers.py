@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
 
-from finetune_api.reports import MAX_STRAGGLERS, Straggler
+from finetune_api.progress import MAX_STRAGGLERS, Straggler
 
 # Slower than this many times the median, and by so many seconds a step: less is noise.
 _RATIO = 1.5
