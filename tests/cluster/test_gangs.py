@@ -76,7 +76,9 @@ def test_a_gang_of_higher_priority_takes_the_room_and_gives_it_back(
     platform: Platform, namespace: str, two_nodes: dict[str, str], urgent: str
 ) -> None:
     platform.submit(namespace, "low", **gang(two_nodes, hyperparameters={"maxSteps": 150}))
-    platform.wait(namespace, "low", lambda job: job.get("status", {}).get("progress", {}).get("step", 0) >= 3)
+    platform.wait(
+        namespace, "low", lambda job: is_true(job, "Running") and job["status"].get("progress", {}).get("step", 0) >= 3
+    )
     platform.submit(namespace, "high", **gang(two_nodes, priorityClassName=urgent))
     high = platform.wait_finished(namespace, "high")
     assert is_true(high, "Complete"), platform.story(namespace, high)

@@ -43,10 +43,10 @@ def filled(document: Any, defaults: Any) -> Any:
 
 
 def known_to(schema: Object, document: Any) -> Any:
-    """A document without the fields that a schema does not have: a version may have dropped one."""
+    """A document with the fields of a schema and in its order: a version may have dropped one of them."""
     if isinstance(document, dict) and "properties" in schema:
         fields = schema["properties"]
-        return {name: known_to(fields[name], value) for name, value in document.items() if name in fields}
+        return {name: known_to(field, document[name]) for name, field in fields.items() if name in document}
     if isinstance(document, list) and "items" in schema:
         return [known_to(schema["items"], item) for item in document]
     return document

@@ -129,9 +129,7 @@ def effective_fields(
     effective = spec.to_wire()
     for path, value in _implied(spec):
         _set(effective, path, value)
-    names = [field.alias or name for name, field in FineTuneJobSpec.model_fields.items()]
-    ordered = {name: effective[name] for name in sorted(effective, key=names.index)}
-    return tuple(_walk(written, given, ordered, "spec", planned))
+    return tuple(_walk(written, given, known_to(_schema(), effective), "spec", planned))
 
 
 def told_fields(fields: tuple[Effective, ...]) -> tuple[EffectiveField, ...]:

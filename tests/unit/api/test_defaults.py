@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.defaults import filled, known_to, left_out, remembered_defaults
-from finetune_api.effective import built_in, effective_job, given_by, remembered_job
+from finetune_api.effective import built_in, effective_fields, effective_job, given_by, remembered_job
 from finetune_api.runid import training_definition
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.upstream import Upstream
@@ -99,6 +99,18 @@ def test_a_job_is_the_same_by_the_defaults_that_it_began_with(case: Case) -> Non
         assert _definition(again.spec) == definition
         assert again.spec.resources.world_size == job.spec.resources.world_size
         assert built_in(written, given, again.spec) == kept, "and what is kept stays the same"
+
+
+@pytest.mark.parametrize("case", read("good.yaml"), ids=lambda case: case.name)
+def test_fields_are_told_in_one_order(case: Case) -> None:
+    """Or a plan would change from the first look at a job to the next, and differ from that of a local run."""
+    found = profile_of(case)
+    profile = profile_spec(**found["spec"]) if found else None
+    written, job = case.manifest["spec"], effective_job(case.manifest, profile)
+    given = given_by(profile, written, case.manifest["metadata"]["namespace"])
+    again = effective_job(case.manifest, profile, built_in(written, given, job.spec))
+    first, second = ([field.path for field in effective_fields(written, given, seen.spec)] for seen in (job, again))
+    assert first == second
 
 
 def test_another_version_is_another_run_without_them() -> None:

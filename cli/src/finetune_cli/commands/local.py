@@ -52,6 +52,7 @@ def run_command(
     Progress goes to standard error, the final resource as YAML to standard output. The exit code is 0 only when the job
     is Complete.
     """
+    from finetune_api.weights import MODEL
     from finetune_cli.files import one_document, profile_of
     from finetune_cli.local.command import first_plan, places_of, run_locally
     from finetune_cli.validation import read_job
@@ -62,5 +63,5 @@ def run_command(
     under = profile_of(profile, manifest)
     job = read_job(manifest, file, under.spec if under else None)
     places = places_of(job, store, pvc or [], upstream or [])
-    plan = first_plan(manifest, job, under)
+    plan = first_plan(manifest, job, under, places.upstreams.get(MODEL))
     raise typer.Exit(run_locally(job, plan, places, workdir, status_file, cpu_in_place_of_gpus))

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api import progression
-from finetune_api.effective import told_fields
+from finetune_api.effective import built_in, given_by, told_fields
 from finetune_api.job import FineTuneJob
 from finetune_api.profile import FineTuneProfile
 from finetune_api.status import PlanStatus, ProfileSnapshot
+from finetune_api.upstream import Upstream
 from finetune_cli.effective import effective_fields
 from finetune_cli.errors import UnsupportedHereError, UsageError
 from finetune_cli.files import job_documents
@@ -54,20 +55,25 @@ def _upstream_resource(file: str) -> dict[str, Any]:
     return found[0]
 
 
-def first_plan(manifest: dict[str, Any], job: FineTuneJob, profile: FineTuneProfile | None) -> PlanStatus:
+def first_plan(
+    manifest: dict[str, Any], job: FineTuneJob, profile: FineTuneProfile | None, upstream: Upstream | None
+) -> PlanStatus:
     """What is decided of a job before its inputs are looked at, as the operator tells it.
 
     Args:
         manifest: the job as it was written.
         job: the same, valid and effective.
         profile: what it runs under.
+        upstream: the job whose result is the model, if one is.
     """
     spec = profile.spec if profile else None
     snapshot = None
     if profile:
         known = profile.metadata
         snapshot = ProfileSnapshot(name=known.name, generation=known.generation, spec=profile.spec.to_wire())
-    return progression.first_plan(job.spec, snapshot, told_fields(effective_fields(manifest, job, spec)))
+    written = manifest.get("spec") or {}
+    defaults = built_in(written, given_by(spec, written, job.metadata.namespace), job.spec, upstream)
+    return progression.first_plan(job.spec, snapshot, told_fields(effective_fields(manifest, job, spec)), defaults)
 
 
 def run_locally(
