@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -273,6 +274,30 @@ def test_rank_0_does_not_wait_for_a_part_that_will_not_come(folders: Folders) ->
     saver.give_up()
     assert isinstance(saver.wait_for_commit(), StorageError)
     assert folders.committed() == []
+
+
+def test_whoever_waits_for_a_slow_store_gets_a_word_in_each_turn(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, snapshot, go = folders.store, Snapshot(0, pinned=False), threading.Event()
+    write = store.write
+
+    def slow(location: S3Location, content: memoryview) -> None:
+        go.wait()
+        write(location, content)
+
+    monkeypatch.setattr(store, "write", slow)
+    saver = Saver(folders, Run(RUN_ID, 1, 1, 0, 1), lambda _: None)
+    assert saver.uploaded(0)
+    assert saver.ended(0), "nothing was begun"
+    describe = snapshot.take([live()], {})
+    saver.begin(Pending(1, folder_name(1, "ab"), snapshot.content, describe, HISTORY.dump))
+    assert not saver.uploaded(0.01)
+    assert not saver.ended(0.01)
+    go.set()
+    assert saver.uploaded(60)
+    assert saver.ended(60)
+    assert saver.wait_for_commit() is None
 
 
 @pytest.mark.parametrize(("folder", "step"), [(folder_name(12, "ab"), 12), ("step-x-1", None), ("other", None)])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed
+
+# Far below what a collective waits for the last process.
+_TURN_SECONDS = 2.0
 
 
 def broadcast_bytes(content: bytes, device: torch.device) -> bytes:
@@ -22,3 +27,14 @@ def total(value: float, device: torch.device) -> float:
     summed = torch.tensor([value], dtype=torch.float64, device=device)
     torch.distributed.all_reduce(summed)
     return float(summed)
+
+
+def wait_until_all(done: Callable[[float], bool], device: torch.device) -> None:
+    """Waits until something is done on every rank, however long that takes: in turns, as a collective would give up.
+
+    Args:
+        done: waits for at most so many seconds, and says whether it is done.
+        device: the ranks'.
+    """
+    while total(float(not done(_TURN_SECONDS)), device):
+        pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -85,6 +85,14 @@ class Saver:
         """Another process could not upload its part: do not wait for it."""
         self._given_up.set()
 
+    def uploaded(self, seconds: float) -> bool:
+        """Whether :meth:`wait_for_upload` would return at once, after so many seconds at most."""
+        return _ends_within(self._upload, seconds)
+
+    def ended(self, seconds: float) -> bool:
+        """Whether :meth:`wait_for_commit` would return at once, after so many seconds at most."""
+        return _ends_within(self._commit, seconds)
+
     def wait_for_upload(self) -> BaseException | None:
         """Waits until the own part is in the store, or could not be put there."""
         return self._upload.exception() if self._upload else None
@@ -124,11 +132,15 @@ class Saver:
     def _described(self, folder: str, rank: int) -> Shard:
         """Waits for the description of one process's shard."""
         place = self._folders.place(folder).child(description_name(rank))
-        wait = _FIRST_WAIT_SECONDS
+        pause = _FIRST_WAIT_SECONDS
         while self._folders.store.stat(place) is None:
             own = self._upload
             failed = own is not None and own.done() and own.exception() is not None
-            if failed or self._given_up.wait(wait):
+            if failed or self._given_up.wait(pause):
                 raise StorageError(f"{place} did not come", "see the log of that process")
-            wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+            pause = min(2 * pause, _LONGEST_WAIT_SECONDS)
         return shard_of(self._folders.store.read(place))
+
+
+def _ends_within(work: Future[None] | None, seconds: float) -> bool:
+    return work is None or not wait([work], seconds).not_done

@@ -27,7 +27,7 @@ from finetune_trainer.training.checkpoints.loading import Damaged, Loaded, Loade
 from finetune_trainer.training.checkpoints.saving import Pending, Run, Saver
 from finetune_trainer.training.checkpoints.slicing import Incompatible
 from finetune_trainer.training.checkpoints.snapshot import Snapshot
-from finetune_trainer.training.collectives import broadcast_bytes, total
+from finetune_trainer.training.collectives import broadcast_bytes, total, wait_until_all
 from finetune_trainer.training.engine_state import EngineState, LivePart
 from finetune_trainer.training.heartbeat import Phase
 from finetune_trainer.training.metrics import CheckpointSaved
@@ -274,9 +274,11 @@ class Checkpoints:
             return self._settled()
 
     def _settled(self) -> bool:
+        wait_until_all(self._saver.uploaded, self._rank.device)
         error = self._saver.wait_for_upload()
         if total(float(error is not None), self._rank.device):
             self._saver.give_up()
+        wait_until_all(self._saver.ended, self._rank.device)
         failure = self._saver.wait_for_commit() or error
         if failure:
             logger.warning("a checkpoint could not be saved: %s", failure)
