@@ -46,9 +46,15 @@ def in_another_queue(job: ChildJob, spec: FineTuneJobSpec) -> bool:
 
 
 def since_admission(job: ChildJob, pods: Sequence[Pod]) -> tuple[Pod, ...]:
-    """The pods that were made since the queue last let the Job go; those from before are ending, or have ended."""
+    """The pods that were made since the queue last let the Job go; those from before are ending, or have ended.
+
+    One that lives counts whatever its time says: the Job controller makes pods first and notes the admission after,
+    maybe in the next second.
+    """
     admitted = job.admitted
-    return tuple(pod for pod in pods if not (admitted and pod.created and pod.created < admitted))
+    if admitted is None:
+        return tuple(pods)
+    return tuple(pod for pod in pods if not (pod.ended or pod.deleted_at) or not pod.created or pod.created >= admitted)
 
 
 def partly_done(pods: Sequence[Pod]) -> bool:

@@ -37,11 +37,24 @@ def test_the_priority_of_the_queue_is_taken_from_the_label_that_kueue_knows() ->
 
 
 @pytest.mark.parametrize(
-    ("admitted", "expected"), [(None, ["old", "new"]), (10, ["new"]), (5, ["old", "new"]), (11, [])]
+    ("admitted", "expected"),
+    [
+        (None, ["lives", "ends", "ended", "new"]),
+        (5, ["lives", "ends", "ended", "new"]),
+        # The Job controller noted the admission a moment after it had made the pod, and a second later.
+        (6, ["lives", "new"]),
+        (10, ["lives", "new"]),
+        (11, ["lives"]),
+    ],
 )
 def test_only_pods_since_the_admission_count(admitted: float | None, expected: list[str]) -> None:
-    made = {"old": 5, "new": 10}
-    pods = [read_pod(pod(created=created) | {"kind": name}) for name, created in made.items()]
+    made = {
+        "lives": pod(created=5),
+        "ends": pod(created=5, deleted=7),
+        "ended": pod(created=5, phase="Failed", exit_code=17),
+        "new": pod(created=10, phase="Failed", exit_code=1),
+    }
+    pods = [read_pod(found) for found in made.values()]
     kept = since_admission(read_job(batch_job(queue="team", admitted=admitted)), pods)
     assert [name for name, found in zip(made, pods, strict=True) if found in kept] == expected
 
