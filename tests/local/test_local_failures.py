@@ -104,12 +104,12 @@ def test_one_of_several_jobs_is_chosen_by_name(store: Store) -> None:
 
 
 def processes_in(folder: Path) -> dict[int, str]:
-    """Living processes that were started for a work folder, by id, with their command lines."""
+    """Living processes that were started for a work folder, by id, with their names."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if str(folder).encode() in (entry / "environ").read_bytes():
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(entry.name)] = (entry / "comm").read_text().strip()
         except OSError:
             continue
     return found
@@ -121,7 +121,7 @@ def started_training(store: Store, workdir: Path) -> subprocess.Popen[str]:
     command = store.command(store.manifest(hyperparameters=long), "--workdir", str(workdir))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
-    while not any(" workers " in line for line in processes_in(workdir / "train-0").values()):
+    while not any(name.startswith("rank-") for name in processes_in(workdir / "train-0").values()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "training did not start"
         time.sleep(0.1)
@@ -148,7 +148,7 @@ def test_a_stopped_run_is_suspended_and_leaves_no_process(
 def test_a_killed_node_ends_the_others_and_fails_the_run(own_store: Store, tmp_path: Path) -> None:
     workdir = tmp_path / "work"
     process = started_training(own_store, workdir)
-    [trainer] = [pid for pid, line in processes_in(workdir / "train-1").items() if " train " in line]
+    [trainer] = [pid for pid, name in processes_in(workdir / "train-1").items() if not name.startswith("rank")]
 
     os.kill(trainer, signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=120)
