@@ -116,12 +116,13 @@ def processes_in(folder: Path) -> dict[int, str]:
 
 
 def started_training(store: Store, workdir: Path) -> subprocess.Popen[str]:
-    """A run that would last for hours, once its training processes are there."""
+    """A run that would last for hours, once it trains."""
     long = {"maxSteps": 100_000, "globalBatchSize": 4, "maxSequenceLength": 64}
     command = store.command(store.manifest(hyperparameters=long), "--workdir", str(workdir))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
-    while not any(name.startswith("rank-") for name in processes_in(workdir / "train-0").values()):
+    log = workdir / "train-0.log"
+    while not (log.exists() and "step 2/" in log.read_text(errors="replace")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "training did not start"
         time.sleep(0.1)

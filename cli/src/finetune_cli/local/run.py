@@ -143,6 +143,8 @@ class LocalRun:
                 nodes.append(start_node(stage, node, self._run, plan_file, self.machine.workdir, environment))
             self._follow(nodes, server, limit)
         finally:
+            # Those that ended by themselves come first: what has to be killed below was taken down by them.
+            nodes.sort(key=lambda node: node.exit_code is None)
             stop_nodes(nodes, self._run)
         self._take_reports(server)
         ended = [Ended(node.node, node.process.returncode, node.outcome()) for node in nodes]
