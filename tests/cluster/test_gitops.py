@@ -49,7 +49,8 @@ def test_ten_syncs_of_a_running_job_change_nothing(
     platform.wait(namespace, "team-assistant", lambda job: is_true(job, "Running"))
     before = spec_and_managers(show(cluster, namespace))
     for _ in range(10):
-        assert diff(cluster, repository, *flags).returncode == 0
+        # It reads the job twice, and shows a status that was written in between. What has drifted stays so.
+        eventually(lambda: diff(cluster, repository, *flags).returncode == 0, 30)
         cluster.kubectl("apply", "-k", str(repository), *flags)
     job = show(cluster, namespace)
     assert spec_and_managers(job) == before
