@@ -24,7 +24,7 @@ from support.survival.ranks import Gang
 from support.survival.scene import PROCESSES, Scene
 
 # Phases in which a rank is struck, with how many seconds into the phase a freeze comes at the latest. One that comes
-# when the phase is over strikes the one that follows it.
+# when the phase is over strikes the one that follows it, but for steps: those are struck until one is hit.
 _PHASES = {
     "step": (Phase.STEP, 1.0),
     "evaluation": (Phase.EVALUATE, 0.05),
@@ -116,9 +116,7 @@ def _frozen(scene: Scene, name: str, freeze: Freeze) -> Found:
         watchdog.logger.addHandler(listener)
         try:
             with Watchdog(gang.workspace, range(PROCESSES), str(gang.workspace.root)) as watching:
-                time.sleep(freeze.seconds)
-                gang.signal(freeze.rank, signal.SIGSTOP)
-                struck, since = time.monotonic(), _struck(gang, freeze.rank)
+                struck, since = _strike(gang, freeze)
                 gang.end()
             _check_named(watching, freeze.rank)
         finally:
@@ -127,10 +125,16 @@ def _frozen(scene: Scene, name: str, freeze: Freeze) -> Found:
     return Found(since.phase, listener.found - struck, listener.found - since.since, since.limit)
 
 
-def _struck(gang: Gang, rank: int) -> Beat:
-    beat = gang.beat(rank)
-    assert beat, gang.tail()
-    return beat
+def _strike(gang: Gang, freeze: Freeze) -> tuple[float, Beat]:
+    """Freezes the rank; when that was, and what it was doing."""
+    while True:
+        time.sleep(freeze.seconds)
+        gang.signal(freeze.rank, signal.SIGSTOP)
+        struck, beat = time.monotonic(), gang.beat(freeze.rank)
+        assert beat, gang.tail()
+        if freeze.phase != "step" or beat.phase is Phase.STEP:
+            return struck, beat
+        gang.signal(freeze.rank, signal.SIGCONT)
 
 
 def _check_named(watching: Watchdog, rank: int) -> None:
