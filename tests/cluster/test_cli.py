@@ -142,7 +142,8 @@ def test_a_failed_job_fails_the_command(platform: Platform, finetune: Finetune, 
 
 
 def test_a_job_is_suspended_resumed_and_cancelled(platform: Platform, finetune: Finetune, team: str) -> None:
-    manifest = platform.manifest(team, "paused", suspend=True)
+    # Not done before it is cancelled.
+    manifest = platform.manifest(team, "paused", suspend=True, hyperparameters={"maxSteps": 100_000})
     assert finetune("submit", "-", stdin=json.dumps(manifest)).stdout.endswith("paused created\n")
 
     assert "suspended already" in finetune("suspend", "paused", "-n", team).stdout
