@@ -29,6 +29,9 @@ from finetune_sandbox.supervisor import describe_end
         ({"cpus_per_node": "many"}, "--cpus-per-node must be a quantity above zero such as 8 or 64Gi, not 'many'"),
         ({"cpus_per_node": "0"}, "--cpus-per-node must be a quantity above zero such as 8 or 64Gi, not '0'"),
         ({"memory_per_node": "64GB"}, "--memory-per-node must be a quantity above zero such as 8 or 64Gi, not '64GB'"),
+        ({"preload": "no module"}, "--preload must name a Python module that is installed here, not 'no module'"),
+        ({"preload": "json.no"}, "--preload must name a Python module that is installed here, not 'json.no'"),
+        ({"preload": "no.such"}, "--preload must name a Python module that is installed here, not 'no.such'"),
         ({"memory_per_node": "-1Gi"}, "--memory-per-node must be a quantity above zero such as 8 or 64Gi, not '-1Gi'"),
     ],
 )

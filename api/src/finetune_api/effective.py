@@ -116,6 +116,21 @@ def built_in(written: Object, given: Object, spec: FineTuneJobSpec, upstream: Up
     return left_out(effective, laid_under(given, written)) or {}
 
 
+def defaults_of(
+    manifest: Object, job: FineTuneJob, profile: FineTuneProfileSpec | None, upstream: Upstream | None
+) -> Object:
+    """The built-in defaults of a job, as far as it is known which of them count.
+
+    Args:
+        manifest: the job as it was written.
+        job: the same, effective.
+        profile: what it runs under.
+        upstream: the job whose result is the model, as far as it is known.
+    """
+    written = manifest.get("spec") or {}
+    return built_in(written, given_by(profile, written, job.metadata.namespace), job.spec, upstream)
+
+
 def effective_fields(
     written: Object, given: Object, spec: FineTuneJobSpec, planned: Collection[str] = ()
 ) -> tuple[Effective, ...]:

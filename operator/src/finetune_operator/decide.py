@@ -38,7 +38,7 @@ from finetune_operator.lost_pods import abandoned, is_lost, silenced
 from finetune_operator.objects import PREPARE_RESOURCES, prepare_objects, training_objects, training_resources
 from finetune_operator.observation import ChildJob, Observation, Pod
 from finetune_operator.policy import Policy
-from finetune_operator.profiles import Stall, adopted, defaults_of, fields_of, governed, platform_under
+from finetune_operator.profiles import Stall, adopted, built_on, fields_of, governed, platform_under
 from finetune_operator.queueing import (
     LOOK_AGAIN,
     held_back,
@@ -271,9 +271,7 @@ def _find_upstreams(turn: _Turn) -> Decision:
         return _fail(turn, Reason.SPEC_INVALID, found)
     if isinstance(found, Wait):
         return turn.settle(Phase(State.PENDING, found.reason, found.message))
-    status = turn.status.with_upstreams(found)
-    defaults = defaults_of(turn.seen.manifest, turn.job, turn.profile, status)
-    turn = turn.told(progression.with_defaults(status, defaults))
+    turn = turn.told(built_on(turn.seen.manifest, turn.job, turn.profile, turn.status.with_upstreams(found)))
     names = " and ".join(dict.fromkeys(repr(upstream.job) for upstream in found.values()))
     phase = Phase(State.PREPARING, Reason.PREPARING, f"using the result of the FineTuneJob {names}")
     return turn.settle(phase, requeue_after=timedelta(0))

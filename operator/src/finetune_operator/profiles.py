@@ -14,7 +14,7 @@ from finetune_api.bounds import Violation, out_of_bounds, within_deadline
 from finetune_api.defaults import remembered_defaults
 from finetune_api.effective import (
     broken_rules,
-    built_in,
+    defaults_of,
     effective_fields,
     effective_job,
     given_by,
@@ -163,14 +163,13 @@ def fields_of(
 def adopted(manifest: Object, found: Governed, status: FineTuneJobStatus) -> FineTuneJobStatus:
     """The status that remembers profile and defaults before anything is built on them."""
     fields = fields_of(manifest, found.job, found.job, found.profile)
-    defaults = defaults_of(manifest, found.job, found.profile, status)
+    defaults = defaults_of(manifest, found.job, found.profile, status.upstream)
     plan = progression.first_plan(found.job.spec, found.snapshot, fields, defaults)
     return status.model_copy(update={"plan": plan})
 
 
-def defaults_of(
+def built_on(
     manifest: Object, job: FineTuneJob, profile: FineTuneProfileSpec | None, status: FineTuneJobStatus
-) -> Object:
-    """The built-in defaults of a job, as far as it is known which of them count."""
-    written = manifest.get("spec") or {}
-    return built_in(written, given_by(profile, written, job.metadata.namespace), job.spec, status.upstream)
+) -> FineTuneJobStatus:
+    """The status with the defaults that count now that it knows the jobs whose results are used."""
+    return progression.with_defaults(status, defaults_of(manifest, job, profile, status.upstream))

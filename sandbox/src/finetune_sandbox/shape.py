@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from finetune_sandbox.errors import InvalidShape
@@ -34,8 +35,8 @@ class Shape:
             raise InvalidShape(f"--nodes must be at least 1, not {self.nodes}")
         if self.gpus_per_node < 0:
             raise InvalidShape(f"--gpus-per-node must not be negative, not {self.gpus_per_node}")
-        if self.preload and not all(part.isidentifier() for part in self.preload.split(".")):
-            raise InvalidShape(f"--preload must name a Python module, not {self.preload!r}")
+        if self.preload and not _is_module(self.preload):
+            raise InvalidShape(f"--preload must name a Python module that is installed here, not {self.preload!r}")
         for option, value in (("--cpus-per-node", self.cpus_per_node), ("--memory-per-node", self.memory_per_node)):
             if not _QUANTITY.fullmatch(value) or not float(re.match(r"[\d.]+", value)[0]):  # type: ignore[index]
                 raise InvalidShape(f"{option} must be a quantity above zero such as 8 or 64Gi, not {value!r}")
@@ -51,3 +52,11 @@ class Shape:
             }
             for index in range(self.nodes)
         ]
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return all(part.isidentifier() for part in name.split(".")) and find_spec(name) is not None
+    except ModuleNotFoundError:
+        # Nor is there the package that it would be in.
+        return False

@@ -131,10 +131,20 @@ def test_the_last_progress_is_kept_with_a_checkpoint_and_at_the_end(tmp_path: Pa
     assert _saved(file) == (3, checkpoint)
 
 
+class ClosedReporter(SilentReporter):
+    closed = False
+
+    def close(self, timeout: float = 5.0) -> None:
+        self.closed = True
+
+
 def test_a_full_disk_does_not_keep_a_pod_from_its_end(tmp_path: Path) -> None:
-    reporter = KeepingReporter(SilentReporter(), tmp_path / "no folder" / "saved")
+    inner, file = ClosedReporter(), tmp_path / "no folder" / "saved"
+    reporter = KeepingReporter(inner, file)
     reporter.report(Stage.TRAIN, progress=progress(2))
     reporter.close()
+    assert not file.exists()
+    assert inner.closed, "what it told the operator is still sent"
 
 
 def _saved(file: Path) -> tuple[int | None, Checkpoint | None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api import progression
-from finetune_api.effective import built_in, given_by, told_fields
+from finetune_api.effective import defaults_of, told_fields
 from finetune_api.job import FineTuneJob
 from finetune_api.profile import FineTuneProfile
 from finetune_api.status import PlanStatus, ProfileSnapshot
@@ -71,8 +71,7 @@ def first_plan(
     if profile:
         known = profile.metadata
         snapshot = ProfileSnapshot(name=known.name, generation=known.generation, spec=profile.spec.to_wire())
-    written = manifest.get("spec") or {}
-    defaults = built_in(written, given_by(spec, written, job.metadata.namespace), job.spec, upstream)
+    defaults = defaults_of(manifest, job, spec, upstream)
     return progression.first_plan(job.spec, snapshot, told_fields(effective_fields(manifest, job, spec)), defaults)
 
 

@@ -41,8 +41,6 @@ AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = -100, 0x8000, 0x1
 SYS_MOUNT_SETATTR = 442
 # Exit code of a command that could not be started, as containerd reports it.
 START_ERROR = 128
-# How ``finetune_sandbox down`` recognises what a sandbox has started, should the agent die without cleaning up.
-MARK = "FINETUNE_SANDBOX_STATE_DIR"
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetune_sandbox.node.launcher import MARK
 from finetune_sandbox.node.rootfs import Operation
 from finetune_sandbox.node.warm import WarmInterpreter
-from finetune_sandbox.processes import Identity, descendants
+from finetune_sandbox.processes import MARKER, Identity, descendants
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 _CHUNK = 65536
@@ -217,7 +216,7 @@ def _start_program(arguments: Mapping[str, Any], output: int, errors: int, repor
         pass_fds=(file, report),
         start_new_session=True,
         cwd="/",
-        env={MARK: os.environ[MARK]} if MARK in os.environ else {},
+        env={MARKER: os.environ[MARKER]} if MARKER in os.environ else {},
     )
     os.close(file)
     return Program(popen)

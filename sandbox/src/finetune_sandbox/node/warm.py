@@ -21,6 +21,7 @@ from multiprocessing import reduction
 from typing import Any
 
 from finetune_sandbox.node import launcher
+from finetune_sandbox.processes import MARKER
 
 _log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def _only(environment: Mapping[str, str]) -> Iterator[None]:
     """While in it, this process's environment is another one, but for the mark of the sandbox."""
     own = dict(os.environ)
     os.environ.clear()
-    os.environ.update({**environment, **{name: own[name] for name in (launcher.MARK,) if name in own}})
+    os.environ.update({**environment, **{name: own[name] for name in (MARKER,) if name in own}})
     try:
         yield
     finally:
