@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import yaml
 
 from finetune_api import KIND
 from finetune_cli.validation import validate
+from support import gitops_kinds
 from support.clusters import PROJECT, Cluster
 from support.documents import Block, all_blocks
 from support.job_manifests import MANIFEST
@@ -55,23 +58,59 @@ def test_there_are_manifests() -> None:
     assert len(jobs()) > 12
 
 
-def test_the_api_server_takes_all_of_them(cluster: Cluster) -> None:
-    """One request for all, by server-side dry-run, with the kinds that this cluster knows."""
-    kinds = {line.split()[-1] for line in cluster.kubectl("api-resources", "--no-headers").splitlines()}
-    assert KIND in kinds
+def whole_documents() -> list[Object]:
+    """Every object of the pages and the examples, of whatever kind."""
+    pages = (document for block in BLOCKS for document in documents(block) if is_whole(document))
+    files = (document for file in EXAMPLES for document in yaml.safe_load_all(file.read_text()) if document)
+    return [*pages, *files]
+
+
+def group(document: Object) -> str:
+    """The API group of an object; empty for Kubernetes' first ones."""
+    return str(document["apiVersion"]).rpartition("/")[0]
+
+
+# Kustomize reads them on the client; Kueue's have webhooks, and tests/cluster/test_kueue.py applies them.
+ELSEWHERE = {"kustomize.config.k8s.io", "kueue.x-k8s.io"}
+
+
+@pytest.fixture(scope="module")
+def with_gitops(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, with the kinds of Argo CD and Flux."""
+    with gitops_kinds.served(cluster):
+        yield cluster
+
+
+def asked(cluster: Cluster, *items: Object) -> CompletedProcess[str]:
+    """Objects for the API server to look at strictly, in one request, in a namespace that exists."""
+    placed = [merged(item, {"metadata": {"namespace": None}}) for item in items]
+    everything = json.dumps({"apiVersion": "v1", "kind": "List", "items": placed})
+    flags = ("--server-side", "--dry-run=server", "--validate=strict", "-o", "name")
+    return cluster.run("apply", *flags, "-f", "-", stdin=everything)
+
+
+def test_the_api_server_takes_all_of_them(with_gitops: Cluster) -> None:
     items = [merged(manifest, {"metadata": {"name": f"page-{number}"}}) for number, (_, manifest) in enumerate(jobs())]
-    whole = [document for block in BLOCKS for document in documents(block) if is_whole(document)]
-    whole += [document for file in EXAMPLES for document in yaml.safe_load_all(file.read_text()) if document]
-    items += [document for document in whole if document["kind"] in kinds]
-    everything = json.dumps(
-        {
-            "apiVersion": "v1",
-            "kind": "List",
-            "items": [merged(item, {"metadata": {"namespace": None}}) for item in items],
-        }
-    )
-    answer = cluster.run(
-        "apply", "--server-side", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-", stdin=everything
-    )
+    items += [document for document in whole_documents() if group(document) not in ELSEWHERE]
+    answer = asked(with_gitops, *items)
     assert answer.returncode == 0, answer.stderr
     assert len(answer.stdout.splitlines()) == len(items)
+    assert {group(item) for item in items} >= gitops_kinds.groups()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("argocd/application.yaml", {"syncPolicy": {"automated": {"purne": True}}}, "unknown field"),
+        ("argocd/application.yaml", {"project": None}, "project"),
+        ("flux/kustomization.yaml", {"healthCheckExprs": [{"apiVersion": "v1", "kind": "Pod"}]}, "healthCheckExprs"),
+        ("flux/repository.yaml", {"url": "git.example.com/team"}, "spec.url"),
+    ],
+)
+def test_a_mistake_in_an_object_of_argo_cd_or_flux_is_found(
+    with_gitops: Cluster, file: str, change: Object, words: str
+) -> None:
+    document = yaml.safe_load((PROJECT / "examples" / "gitops" / file).read_text())
+    answer = asked(with_gitops, merged(document, {"spec": change}))
+    assert answer.returncode != 0
+    assert words in answer.stderr

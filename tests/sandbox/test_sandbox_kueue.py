@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_sandbox import compiler, kueue
+from finetune_sandbox import compiler, kueue, modules
 from finetune_sandbox.errors import ProgramUnavailable
 
 
@@ -38,6 +38,12 @@ def test_it_is_compiled_with_the_version_that_it_tells(go: Path, tmp_path: Path)
 def test_the_chart_is_that_of_the_module(go: Path) -> None:
     write(go, """echo '{"Dir": "/modules/kueue@v1"}'""")
     assert kueue.chart() == Path("/modules/kueue@v1/charts/kueue")
+
+
+def test_a_module_is_told_with_its_checksum(go: Path, tmp_path: Path) -> None:
+    write(go, """echo '{"Dir": "/modules/a@v1", "Sum": "h1:abc="}'""")
+    found = modules.fetch("example.com/a@v1", "a", (1, 26), tmp_path, tmp_path / "cache")
+    assert found == modules.Module(Path("/modules/a@v1"), "h1:abc=")
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from importlib import resources
 from pathlib import Path
 
-from finetune_sandbox import toolchain
-from finetune_sandbox.compiler import Program, go_environment
-from finetune_sandbox.errors import ProgramUnavailable
+from finetune_sandbox import modules, toolchain
+from finetune_sandbox.compiler import Program
 from finetune_sandbox.layout import default_cache_dir
 from finetune_sandbox.programs import Source, compiled
 
@@ -47,10 +44,5 @@ def chart(cache: Path | None = None) -> Path:
     """
     with resources.as_file(resources.files("finetune_sandbox").joinpath(KUEUE.folder)) as folder:
         required = toolchain.required_version((folder / "go.mod").read_text())
-        go = toolchain.command(toolchain.find(required), cache or default_cache_dir(os.environ))
-        command = [str(go), "mod", "download", "-json", _MODULE]
-        done = subprocess.run(command, cwd=folder, env=go_environment(), capture_output=True, text=True)
-    found = json.loads(done.stdout or "{}")
-    if "Dir" not in found:
-        raise ProgramUnavailable(f"the Go module of Kueue cannot be fetched:\n{found.get('Error') or done.stderr}")
-    return Path(found["Dir"]) / "charts" / "kueue"
+        found = modules.fetch(_MODULE, KUEUE.program.title, required, folder, cache or default_cache_dir(os.environ))
+    return found.folder / "charts" / "kueue"
