@@ -74,9 +74,11 @@ def profile_of(file: str | None, manifest: dict[str, Any]) -> FineTuneProfile | 
                 f"spec.profileRef names {named!r}, which needs --profile FILE here: its defaults and bounds are unknown"
             )
         return None
-    found = [
-        item for item in load_documents(_read(file)) if isinstance(item, dict) and item.get("kind") == PROFILE_KIND
-    ]
+    try:
+        documents = load_documents(_read(file))
+    except UsageError as error:
+        raise UsageError(f"--profile {file}: {error}") from error
+    found = [item for item in documents if isinstance(item, dict) and item.get("kind") == PROFILE_KIND]
     if len(found) != 1:
         raise UsageError(f"--profile {file} has {len(found)} FineTuneProfiles; it must hold one")
     profile = read_profile(found[0], file)

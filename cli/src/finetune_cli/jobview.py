@@ -10,7 +10,7 @@ from finetune_api.base import Document
 from finetune_api.defaults import filled, remembered_defaults
 from finetune_api.outcomes import EXIT_CODE_OF_CLASS, ExitCode, FailureClass
 from finetune_api.profile import NAMESPACE_PLACEHOLDER
-from finetune_api.spec import DeepSpeedSpec, HyperparametersSpec, MethodSpec, ResourcesSpec
+from finetune_api.spec import OPERATOR, DeepSpeedSpec, HyperparametersSpec, MethodSpec, ResourcesSpec
 from finetune_api.status import State
 from finetune_cli.documents import Object, number_at, object_at, objects_at, text_at, time_at, value_at, whole_at
 
@@ -72,6 +72,12 @@ def state_of(job: Object) -> str:
     return text_at(job, "status", "state") or State.PENDING.value
 
 
+def other_manager(job: Object) -> str:
+    """The controller that ``spec.managedBy`` names in place of the operator; empty where that is the operator."""
+    named = text_at(job, "spec", "managedBy")
+    return "" if named == OPERATOR else named
+
+
 def telling_condition(job: Object) -> Object:
     """The condition that says why the job is where it is."""
     order = (_FAILED, _COMPLETE, "Suspended", "Reconciling", "Running")
@@ -86,7 +92,8 @@ def reason_of(job: Object) -> str:
 def message_of(job: Object) -> str:
     """Why the job is where it is, in words."""
     if not value_at(job, "status", "state"):
-        return "the operator has not seen this job yet"
+        manager = other_manager(job)
+        return f"left to {manager}, which spec.managedBy names" if manager else "the operator has not seen this job yet"
     return text_at(telling_condition(job), "message")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from finetune_cli.commands.jobs import describe_command, list_command, logs_comm
 from finetune_cli.commands.local import run_command
 from finetune_cli.commands.manifests import plan_command, validate_command
 from finetune_cli.commands.results import artifacts, compare_command, plot_command, report_command
-from finetune_cli.errors import CliError
+from finetune_cli.errors import CliError, UsageError
 from finetune_cli.output import print_error
 
 app = typer.Typer(
@@ -68,11 +69,23 @@ def root(
 
 def main() -> None:
     """Entry point: errors of the user are printed without a traceback and end the process with their exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A curve on a terminal of another character set than Unicode's shows question marks and does not end here.
+        sys.stdout.reconfigure(errors="replace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except CliError as error:
         print_error(str(error))
         sys.exit(error.exit_code)
+    except OSError as error:
+        print_error(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        if error.filename is None:
+            # What is left of the output would fail once more when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(UsageError.exit_code)
 
 
 def complete_for_kubectl() -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from finetune_cli.cluster.target import Target
-from finetune_cli.output import Output
+from finetune_cli.errors import UsageError
+from finetune_cli.output import ListOutput, Output
 
 
 def _target(context: typer.Context) -> Target:
@@ -42,6 +43,17 @@ def complete_context(context: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def _not_empty(value: str | None) -> str | None:
+    """A name as it was given.
+
+    Raises:
+        UsageError: it is empty, as a variable of a script that was never set. To the API server it means all jobs.
+    """
+    if value is not None and not value.strip():
+        raise UsageError("the name of the job is empty; kubectl finetune list shows the names")
+    return value
+
+
 Namespace = Annotated[
     str | None,
     typer.Option("--namespace", "-n", metavar="NAME", help="Namespace. Default: that of the context, else default."),
@@ -56,17 +68,24 @@ Kubeconfig = Annotated[
         "--kubeconfig", metavar="FILE", help="Kubeconfig. Default: the files in KUBECONFIG, else ~/.kube/config."
     ),
 ]
-JobName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob.", autocompletion=complete_job)]
+JobName = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="Name of the FineTuneJob.", autocompletion=complete_job, callback=_not_empty),
+]
 ProfileFile = Annotated[
     str | None, typer.Option("--profile", metavar="FILE", help="The FineTuneProfile that the job runs under.")
 ]
 ManifestNamespace = Annotated[
     str | None, typer.Option("--namespace", "-n", metavar="NAME", help="Namespace, where the manifest names none.")
 ]
-PlanOutput = Annotated[Output, typer.Option("--output", "-o", help="Form of the output: table, json or yaml.")]
+PageOutput = Annotated[Output, typer.Option("--output", "-o", help="Form of the output.")]
 _RESULT = "Name of a FineTuneJob, s3:// folder of a run or a job, or a folder that was downloaded."
-ArtifactName = Annotated[str, typer.Argument(metavar="JOB|URI", help=_RESULT, autocompletion=complete_job)]
-OtherArtifactName = Annotated[str, typer.Argument(metavar="JOB|URI", help=_RESULT, autocompletion=complete_job)]
+ArtifactName = Annotated[
+    str, typer.Argument(metavar="JOB|URI", help=_RESULT, autocompletion=complete_job, callback=_not_empty)
+]
+OtherArtifactName = Annotated[
+    str, typer.Argument(metavar="JOB|URI", help=_RESULT, autocompletion=complete_job, callback=_not_empty)
+]
 StoreUrl = Annotated[
     str | None,
     typer.Option(
@@ -75,7 +94,7 @@ StoreUrl = Annotated[
         help="S3 endpoint, or file:///folder, in place of the job's. Credentials are those of the environment.",
     ),
 ]
-OutputFormat = Annotated[Output, typer.Option("--output", "-o", help="Form of the output.")]
+ListFormat = Annotated[ListOutput, typer.Option("--output", "-o", help="Form of the output.")]
 Selector = Annotated[
     str, typer.Option("--selector", "-l", metavar="LABELS", help="Only jobs with these labels, such as team=a.")
 ]

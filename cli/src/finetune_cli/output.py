@@ -15,6 +15,16 @@ _PIPE_WIDTH = 2000
 
 
 class Output(StrEnum):
+    """A page for people, or one document for programs."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+class ListOutput(StrEnum):
+    """The forms of a list."""
+
     TABLE = "table"
     WIDE = "wide"
     NAME = "name"

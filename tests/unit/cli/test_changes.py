@@ -166,6 +166,18 @@ def test_suspend_and_resume(
     assert {request.body["metadata"]["uid"] for request in patches(api)} <= {"uid-of-a"}
 
 
+def test_a_job_of_another_controller_is_left_to_that(connected: CommandLine, api: Answers) -> None:
+    document = job("a")
+    document["spec"]["managedBy"] = "kueue.x-k8s.io/multikueue"
+    api.give(f"GET {TEAM_A}/a", Answer(document))
+    api.give(f"PATCH {TEAM_A}/a", Answer(document))
+    api.give("GET /apis/events.k8s.io/v1/namespaces/team-a/events", Answer({"items": []}))
+    manager = "kueue.x-k8s.io/multikueue, which spec.managedBy names"
+
+    assert connected("suspend", "a").out == f"a suspended: {manager}, acts on that\n"
+    assert f"left to {manager}" in connected("describe", "a").out
+
+
 def test_cancel_needs_a_confirmation(connected: CommandLine, api: Answers) -> None:
     api.give(f"GET {TEAM_A}/a", Answer(job("a", status=TRAINING)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -108,6 +109,19 @@ WRONG = {
     "odd uri": (["artifacts", "verify", "s3://"], 2, "'s3://' is no artifact: use s3://bucket/prefix"),
     "odd store": (["report", "s3://b/c", "--store", "ftp://x"], 2, "--store ftp://x: use http://host:port"),
     "one side": (["compare", "a"], 2, "Missing argument"),
+    "form of a list for a page": (["plot", "a", "-o", "wide"], 2, "'wide' is not one of 'table', 'json', 'yaml'"),
+    "absent profile": (["plan", "-", "--profile", "absent"], 2, "--profile absent: cannot be read: No such file"),
+    "watching nothing": (["submit", "-", "--watch", "--dry-run"], 2, "--watch and --dry-run: a dry run makes no job"),
+}
+NAMED = ("describe", "watch", "logs", "suspend", "resume", "cancel", "plot", "report")
+WRONG |= {
+    f"{name} of nothing": ([*name.split(), *arguments], 2, "the name of the job is empty; kubectl finetune list shows")
+    for name, arguments in [
+        *((name, [""]) for name in NAMED),
+        ("cancel", [" ", "--yes"]),
+        ("compare", ["a", ""]),
+        *((f"artifacts {name}", [""]) for name in ("list", "download", "verify")),
+    ]
 }
 
 
@@ -117,6 +131,7 @@ def test_a_wrong_call_is_one_sentence_and_no_traceback(
 ) -> None:
     arguments, code, says = WRONG[case]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(MANIFEST)))
 
     ended = cli(*arguments)
 
@@ -124,6 +139,31 @@ def test_a_wrong_call_is_one_sentence_and_no_traceback(
     assert says in " ".join(ended.err.replace("│", " ").split())
     assert "Traceback" not in ended.err
     assert ended.out == ""
+
+
+@pytest.mark.parametrize(
+    ("variable", "says"),
+    [("/absent", "KUBECONFIG /absent: there is no such file"), ("", "/.kube/config: there is no such file")],
+)
+def test_a_kubeconfig_that_is_not_there_is_named(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, says: str
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", variable)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+    ended = cli("list")
+
+    assert ended.code == 3
+    assert says in ended.err
+
+
+def test_output_that_cannot_be_written_ends_in_a_sentence(manifest: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "finetune_cli", "validate", manifest]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+
+    assert (ended.returncode, ended.stderr) == (2, "error: standard output: No space left on device\n")
 
 
 def test_help_names_the_commands_and_exit_codes() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,6 +167,17 @@ def test_a_partial_file_of_something_else_never_becomes_the_file(
     assert contents(here) == published.files | {"manifest.json": published.manifest}
 
 
+def test_a_folder_that_cannot_be_made(cli: CommandLine, published: Published, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    ended = cli(
+        "artifacts", "download", published.uri, "--store", published.store, "-o", str(tmp_path / "file" / "here")
+    )
+
+    assert ended.code == 2
+    assert "cannot be made: Not a directory; name another with --output" in ended.err
+
+
 def test_two_artifacts_do_not_mix(cli: CommandLine, published: Published, tmp_path: Path) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "manifest.json").write_text("{}")
@@ -217,6 +231,15 @@ def test_plot(cli: CommandLine, published: Published) -> None:
 
     assert ended.code == 0
     assert_same(ended.out.replace(str(published.root), ""), FOLDER / "plot.txt")
+
+
+def test_a_plot_for_another_character_set(published: Published) -> None:
+    command = [sys.executable, "-m", "finetune_cli", "plot", published.uri, "--store", published.store]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "??" in ended.stdout
 
 
 def test_plot_for_machines_after_the_job_is_gone(cli: CommandLine, published: Published) -> None:

@@ -143,8 +143,13 @@ def connect(target: Target) -> Kube:
 
 
 def _refuse_absent(target: Target) -> None:
-    if target.kubeconfig and not Path(target.kubeconfig).is_file():
-        raise ClusterError(f"no way to a cluster: --kubeconfig {target.kubeconfig}: there is no such file")
+    if _in_cluster(target) or any(Path(file).is_file() for file in _files(target).split(os.pathsep)):
+        return
+    said = "--kubeconfig " if target.kubeconfig else "KUBECONFIG " if os.environ.get("KUBECONFIG") else ""
+    raise ClusterError(
+        f"no way to a cluster: {said}{_files(target)}: there is no such file. Name a kubeconfig with --kubeconfig or "
+        "KUBECONFIG"
+    )
 
 
 def _files(target: Target) -> str:

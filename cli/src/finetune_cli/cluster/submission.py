@@ -68,6 +68,8 @@ def set_suspended(kube: Kube, name: str, suspend: bool) -> str:
     if bool(value_at(job, "spec", "suspend")) is suspend:
         return f"{name} is {'suspended' if suspend else 'not suspended'} already"
     kube.patch(JOBS, change(job, {"suspend": suspend}), MERGE)
+    if manager := jobview.other_manager(job):
+        return f"{name} {'suspended' if suspend else 'resumed'}: {manager}, which spec.managedBy names, acts on that"
     if suspend:
         return f"{name} suspended: its pods end and free their resources, until kubectl finetune resume {name}"
     return f"{name} resumed"
@@ -80,6 +82,6 @@ def kept_after_cancel(job: Object) -> str:
     published = text_at(job, "status", "artifact", "uri")
     stays = f"the artifact {published} stays" if published else f"what is in the store below {place} stays"
     return (
-        f"{jobview.name_of(job)} ({jobview.state_of(job)}) is deleted with its pods, Jobs and ConfigMaps; {stays}, and "
-        "the same manifest applied again finds a published result there instead of training anew"
+        f"cancel deletes {jobview.name_of(job)} ({jobview.state_of(job)}) with its pods, Jobs and ConfigMaps; {stays}, "
+        "and the same manifest applied again finds a published result there instead of training anew"
     )

@@ -33,6 +33,8 @@ def submit_command(
     from finetune_cli.cluster.submission import submitted
     from finetune_cli.files import in_namespace, job_documents
 
+    if watched and dry_run:
+        raise UsageError("--watch and --dry-run: a dry run makes no job that could be watched; use one of them")
     manifests = [in_namespace(manifest, namespace) for manifest in job_documents(file)]
     if watched and len(manifests) != 1:
         raise UsageError(f"--watch follows one job; {file} has {len(manifests)}")
@@ -40,7 +42,7 @@ def submit_command(
     for manifest in manifests:
         job, change = submitted(kube, manifest, force_conflicts, dry_run)
         print(f"finetunejob.finetune.dev/{job['metadata']['name']} {change.value}" + (" (dry run)" if dry_run else ""))
-    if watched and not dry_run:
+    if watched:
         raise typer.Exit(watch(kube, job["metadata"]["namespace"], job["metadata"]["name"]))
 
 

@@ -16,8 +16,8 @@ from finetune_cli.cluster.target import Target
 from finetune_cli.documents import Object
 from finetune_cli.durations import seconds_of
 from finetune_cli.errors import UsageError
-from finetune_cli.options import Context, JobName, Kubeconfig, Namespace, OutputFormat, Selector
-from finetune_cli.output import Output, as_list, console, note, show, write_document
+from finetune_cli.options import Context, JobName, Kubeconfig, ListFormat, Namespace, Selector
+from finetune_cli.output import ListOutput, Output, as_list, console, note, show, write_document
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -46,7 +46,7 @@ def list_command(
     namespace: Namespace = None,
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Jobs of all namespaces.")] = False,
     selector: Selector = "",
-    output: OutputFormat = Output.TABLE,
+    output: ListFormat = ListOutput.TABLE,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
@@ -57,12 +57,12 @@ def list_command(
 
     kube = connected(Target(kubeconfig, context, namespace))
     jobs = kube.list(JOBS, None if all_namespaces else kube.namespace, selector)
-    if output in (Output.JSON, Output.YAML):
-        write_document(as_list(jobs), output)
-    elif output is Output.NAME:
+    if output in (ListOutput.JSON, ListOutput.YAML):
+        write_document(as_list(jobs), Output(output.value))
+    elif output is ListOutput.NAME:
         print("".join(f"{JOBS}.finetune.dev/{jobview.name_of(job)}\n" for job in jobs), end="")
     elif jobs:
-        wide = output is Output.WIDE
+        wide = output is ListOutput.WIDE
         show(job_table(jobs, datetime.now(UTC), wide, all_namespaces), whole=wide)
     else:
         note("No FineTuneJobs found" + ("." if all_namespaces else f" in namespace {kube.namespace}."))

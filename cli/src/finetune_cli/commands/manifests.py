@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from finetune_cli.options import Manifest, ManifestNamespace, PlanOutput, ProfileFile
+from finetune_cli.options import Manifest, ManifestNamespace, PageOutput, ProfileFile
 from finetune_cli.output import Output, as_list, print_error, show, write_document
 
 if TYPE_CHECKING:
@@ -51,18 +51,16 @@ def plan_command(
     file: Manifest,
     profile: ProfileFile = None,
     namespace: ManifestNamespace = None,
-    output: PlanOutput = Output.TABLE,
+    output: PageOutput = Output.TABLE,
 ) -> None:
     """Show what a manifest comes to, without a cluster: pods, GPUs, steps, every field's value and origin.
 
     Exits with 10 when the manifest is invalid, or out of the profile's bounds.
     """
-    from finetune_cli.errors import InvalidManifestError, UsageError
+    from finetune_cli.errors import InvalidManifestError
     from finetune_cli.files import in_namespace, job_documents, profile_of
     from finetune_cli.validation import validate
 
-    if output not in (Output.TABLE, Output.JSON, Output.YAML):
-        raise UsageError(f"--output {output.value}: a plan is shown as table, json or yaml")
     planned = []
     for manifest in (in_namespace(document, namespace) for document in job_documents(file)):
         under = profile_of(profile, manifest)

@@ -19,7 +19,7 @@ from finetune_cli.options import (
     Kubeconfig,
     Namespace,
     OtherArtifactName,
-    PlanOutput,
+    PageOutput,
     StoreUrl,
 )
 from finetune_cli.output import Output, console, errors, note, show, write_document
@@ -73,7 +73,7 @@ def plot_command(
     metric: Annotated[
         str, typer.Option("--metric", metavar="NAME", help="What to draw, such as loss, learningRate or gradNorm.")
     ] = "loss",
-    output: PlanOutput = Output.TABLE,
+    output: PageOutput = Output.TABLE,
     store: StoreUrl = None,
     namespace: Namespace = None,
     context: Context = None,
@@ -139,7 +139,7 @@ def _write(target: Path, content: bytes) -> None:
 @artifacts.command("list")
 def list_files_command(
     name: ArtifactName,
-    output: PlanOutput = Output.TABLE,
+    output: PageOutput = Output.TABLE,
     store: StoreUrl = None,
     namespace: Namespace = None,
     context: Context = None,

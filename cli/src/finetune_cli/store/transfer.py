@@ -64,7 +64,10 @@ def _check_folder(folder: Path, artifact: PublishedArtifact) -> None:
     """Files of two artifacts in one folder would pass for one."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is no folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {folder} cannot be made: {error.strerror}; name another with --output") from error
     known = folder / MANIFEST
     if known.exists() and known.read_bytes() != artifact.content:
         raise UsageError(f"{folder} holds another artifact; name an empty folder with --output")
