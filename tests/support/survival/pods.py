@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -17,60 +18,72 @@ from support.training_runs import BUCKET, start_pod
 
 _STAGE_OF_PHASE = {"prepare": "prepare", "import and download": "train"}
 _TRAINS = "spec.method.objective = "
+_HANDLED = re.compile(r"^SigCgt:\s+([0-9a-f]+)$", re.MULTILINE)
 
 
 class Pods:
     """Pods of one job; each phase is gone through once undisturbed, to know how long it takes."""
 
     def __init__(self, scene: Scene) -> None:
-        self._scene, self._seconds = scene, dict[str, float]()
+        self._scene, self._seconds, self._stopped = scene, dict[str, float](), 0
         in_child(lambda: _write_data(scene.store))
         for phase in _STAGE_OF_PHASE:
             self._seconds[phase] = self._undisturbed(phase)
 
-    def stop(self, name: str, phase: str, share: float) -> bool:
-        """Stops a pod after a share of the time that its phase takes; False when it was done already.
+    def stop(self, phase: str, share: float) -> bool:
+        """Stops a pod after a share of the time that its phase takes; False when that was over already.
 
         Raises:
             AssertionError: it ended otherwise than a preempted one does.
         """
-        folder = self._scene.folder / name
-        pod, begun = self._start(phase, folder), time.monotonic()
+        self._stopped += 1
+        folder = self._scene.folder / f"pod-{self._stopped}"
+        pod, begun = self._start(phase, folder)
         # On a machine that has become faster the phase may be over before.
-        _until(lambda: time.monotonic() - begun > share * self._seconds[phase] or _trains(folder))
+        _until(lambda: time.monotonic() - begun > share * self._seconds[phase] or _over(folder))
+        in_time = not _over(folder)
         pod.send_signal(signal.SIGTERM)
-        code, log = pod.wait(BOUND_SECONDS), (folder / "log").read_text()
+        code, log, message = pod.wait(BOUND_SECONDS), (folder / "log").read_text(), folder / "termination-log"
         if code == ExitCode.SUCCESS and phase == "prepare":
-            assert json.loads((folder / "termination-log").read_text())["prepared"]
+            assert json.loads(message.read_text())["prepared"]
             return False
         assert code == ExitCode.PREEMPTED, f"{phase} ended with {code}\n{log[-4000:]}"
-        message = folder / "termination-log"
         # Before the trainer's own code is there, nobody can leave a message; the exit code says it all.
         if message.exists():
             assert json.loads(message.read_text())["failure"]["class"] == FailureClass.PREEMPTED.value
-        return True
+        return in_time
 
     def _undisturbed(self, phase: str) -> float:
         """Seconds that a phase takes; a train pod is ended then."""
-        folder, started = self._scene.folder / f"first {phase}", time.monotonic()
-        pod = self._start(phase, folder)
+        folder = self._scene.folder / f"first {phase}"
+        pod, begun = self._start(phase, folder)
         try:
-            _until(lambda: pod.poll() is not None or _trains(folder))
-            seconds = time.monotonic() - started
+            _until(lambda: pod.poll() is not None or _over(folder))
+            seconds = time.monotonic() - begun
         finally:
             pod.send_signal(signal.SIGTERM)
             code = pod.wait(BOUND_SECONDS)
         assert code == (ExitCode.SUCCESS if phase == "prepare" else ExitCode.PREEMPTED), (folder / "log").read_text()
         return seconds
 
-    def _start(self, phase: str, folder: Path) -> subprocess.Popen[str]:
+    def _start(self, phase: str, folder: Path) -> tuple[subprocess.Popen[str], float]:
+        """A pod, and since when it can be stopped: the first process of a container gets no signal before."""
         stage = _STAGE_OF_PHASE[phase]
         plan = self._scene.plan("pods")
-        return start_pod(plan if stage == "train" else _without_data(plan), folder, stage=stage)
+        pod = start_pod(plan if stage == "train" else _without_data(plan), folder, stage=stage)
+        _until(lambda: _hears(pod.pid))
+        return pod, time.monotonic()
 
 
-def _trains(folder: Path) -> bool:
-    return _TRAINS in (folder / "log").read_text()
+def _hears(pid: int) -> bool:
+    """Whether a process handles SIGTERM."""
+    handled = _HANDLED.search(Path(f"/proc/{pid}/status").read_text())
+    return bool(handled and int(handled[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def _over(folder: Path) -> bool:
+    """Whether a pod has told how it ended, or trains."""
+    return (folder / "termination-log").exists() or _TRAINS in (folder / "log").read_text()
 
 
 def _without_data(plan: RunPlan) -> RunPlan:
@@ -89,4 +102,4 @@ def _until(reached: Callable[[], bool]) -> None:
     deadline = time.monotonic() + BOUND_SECONDS
     while not reached():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.005)

@@ -140,9 +140,12 @@ class Gang:
         return StageOutcome.model_validate_json(path.read_bytes()) if path.exists() else None
 
     def wait_for(self, reached: Callable[[Beat], bool]) -> Beat | None:
-        """What rank 0 does as soon as that is so; None when a rank ended before."""
+        """What rank 0 does as soon as that is so; None when it ended before, or another failed.
+
+        While rank 0 publishes, the others are done.
+        """
         patience = Patience()
-        while not self._reap():
+        while 0 not in self._reap() and not any(self.codes.values()):
             beat = self.beat()
             if beat and reached(beat):
                 return beat

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,18 @@ from finetune_trainer.training.heartbeat import Beat, Phase
 from support.survival.pods import Pods
 from support.survival.ranks import Gang
 from support.survival.scene import PROCESSES, Scene, Steps, steps_of
+from support.survival.windows import Windows
 
 JOB = "stopped"
-# Phases of a rank in which it is struck, with how many seconds into the phase a stop comes at the latest. A step has
-# four micro-batches; a stop that comes when the phase is over strikes the one that follows it.
+# Phases of a rank in which it is struck. A step has four micro-batches.
 RANK_PHASES = {
-    "load": (Phase.LOAD, 0.8),
-    "first step": (Phase.FIRST_STEP, 0.1),
-    "step and accumulation": (Phase.STEP, 0.1),
-    "evaluation": (Phase.EVALUATE, 0.1),
-    "save": (Phase.SAVE, 0.02),
-    "export": (Phase.EXPORT, 0.05),
-    "publish": (Phase.PUBLISH, 0.15),
+    "load": Phase.LOAD,
+    "first step": Phase.FIRST_STEP,
+    "step and accumulation": Phase.STEP,
+    "evaluation": Phase.EVALUATE,
+    "save": Phase.SAVE,
+    "export": Phase.EXPORT,
+    "publish": Phase.PUBLISH,
 }
 # What a pod does in processes of its own before its ranks train.
 POD_PHASES = ("prepare", "import and download")
@@ -38,21 +38,32 @@ _AT_THE_END = ("export", "publish")
 _EVALUATION_STEPS, _SAVE_STEPS = 10, 7
 # A stop waits for its phase, which comes after so many steps at the latest on average.
 _STEPS_PER_STOP = 6
+# A phase may be over when the stop comes: then its instant is drawn again, so often at most. Each time it is a bit
+# earlier, since the machine may have become faster than it was in the undisturbed run.
+_DRAWS, _EARLIER = 20, 0.9
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One stop: the phase it is meant for, and the chance that draws its instants, as shares of the phase."""
+
+    phase: str
+    random: Random
 
 
 @dataclass
 class Tally:
-    """What became of the stops of ranks.
+    """What became of the stops.
 
     Attributes:
         by_phase: how many struck, by the phase that they were meant for.
-        lost: of each stop, how many finished steps the next attempt did again.
-        too_late: stops that came when the artifact was published already.
+        too_late: how many came when that phase was over, and were drawn again.
+        lost: of each stop of ranks, how many finished steps the next attempt did again.
     """
 
     by_phase: Counter[str] = field(default_factory=Counter)
+    too_late: Counter[str] = field(default_factory=Counter)
     lost: list[int] = field(default_factory=list)
-    too_late: int = 0
     attempts: int = 0
     last: Steps = field(default_factory=lambda: Steps(0, 0))
 
@@ -69,9 +80,10 @@ def run(folder: Path, seed: int, count: int) -> dict[str, Any]:
     """Stops one job ``count`` times, in turn in each phase at a random instant, and lets it come to its end.
 
     Raises:
-        AssertionError: a stop was reported as anything but a preemption, cost more than a step, or changed the weights.
+        AssertionError: a stop was reported as anything but a preemption, cost more than a step, or changed the weights;
+            or no stop came in time for its phase.
     """
-    stops, tally = list(_stops(Random(seed), count)), Tally()
+    stops, tally = _stops(seed, count), Tally()
     scene = Scene(
         folder,
         maxSteps=20 + _STEPS_PER_STOP * count,
@@ -80,11 +92,10 @@ def run(folder: Path, seed: int, count: int) -> dict[str, Any]:
         checkpoint={"everySteps": _SAVE_STEPS, "keepAfterSuccess": True},
         evaluation={"everySteps": _EVALUATION_STEPS},
     )
-    with scene.attempt("undisturbed", 1) as gang:
-        assert gang.end() == [0] * PROCESSES, gang.tail()
-    _stop_pods(scene, tally, [stop for stop in stops if stop[0] in POD_PHASES])
-    for phase, seconds in sorted((stop for stop in stops if stop[0] in RANK_PHASES), key=_at_the_end):
-        _stop_ranks(scene, tally, phase, seconds)
+    windows = _undisturbed(scene)
+    _stop_pods(scene, tally, [stop for stop in stops if stop.phase in POD_PHASES])
+    for stop in sorted((stop for stop in stops if stop.phase in RANK_PHASES), key=_at_the_end):
+        _strike(tally, stop, partial(_stop_ranks, scene, tally, stop.phase, windows.seconds(RANK_PHASES[stop.phase])))
     with scene.attempt(JOB, tally.attempts + 1) as gang:
         assert gang.end() == [0] * PROCESSES, gang.tail()
         tally.resumed(steps_of(gang.log.read_text()))
@@ -92,57 +103,74 @@ def run(folder: Path, seed: int, count: int) -> dict[str, Any]:
     return {
         "stops": tally.by_phase.total(),
         "byPhase": dict(tally.by_phase),
-        "tooLate": tally.too_late,
+        "tooLate": dict(tally.too_late),
         "stepsLostAtMost": max(tally.lost, default=0),
         "sameWeights": True,
     }
 
 
-def _stops(random: Random, count: int) -> Iterator[tuple[str, float]]:
-    """Phase of each stop, and how far into it: seconds in a rank's, a share of the time in a pod's."""
+def _stops(seed: int, count: int) -> list[Stop]:
     phases = (*RANK_PHASES, *POD_PHASES)
-    for number in range(count):
-        phase = phases[number % len(phases)]
-        yield phase, random.uniform(0, RANK_PHASES[phase][1] if phase in RANK_PHASES else 1)
+    # Each has a chance of its own: how often one is drawn again, which the machine decides, changes no other.
+    return [Stop(phases[number % len(phases)], Random(f"{seed} {number}")) for number in range(count)]
 
 
-def _at_the_end(stop: tuple[str, float]) -> bool:
-    return stop[0] in _AT_THE_END
+def _at_the_end(stop: Stop) -> bool:
+    return stop.phase in _AT_THE_END
 
 
-def _stop_pods(scene: Scene, tally: Tally, stops: list[tuple[str, float]]) -> None:
+def _undisturbed(scene: Scene) -> Windows:
+    windows = Windows()
+    with scene.attempt("undisturbed", 1) as gang:
+        gang.wait_for(windows.look)
+        windows.end()
+        assert gang.end() == [0] * PROCESSES, gang.tail()
+    return windows
+
+
+def _strike(tally: Tally, stop: Stop, strike: Callable[[float], bool]) -> None:
+    """Strikes at a random share of a phase, again and again until the phase is not over by then."""
+    for draw in range(_DRAWS):
+        if strike(stop.random.random() * _EARLIER**draw):
+            tally.by_phase[stop.phase] += 1
+            return
+        tally.too_late[stop.phase] += 1
+    raise AssertionError(f"{stop.phase} was over each time")
+
+
+def _stop_pods(scene: Scene, tally: Tally, stops: list[Stop]) -> None:
     if not stops:
         return
     pods = Pods(scene)
-    for number, (phase, share) in enumerate(stops):
-        struck = pods.stop(f"pod-{number}", phase, share)
-        tally.by_phase[phase] += struck
-        tally.too_late += not struck
+    for stop in stops:
+        _strike(tally, stop, partial(pods.stop, stop.phase))
     print(f"{len(stops)} pods stopped", file=sys.stderr, flush=True)
 
 
-def _stop_ranks(scene: Scene, tally: Tally, phase: str, seconds: float) -> None:
+def _stop_ranks(scene: Scene, tally: Tally, phase: str, window: float, share: float) -> bool:
+    """Stops an attempt after a share of the ``window`` seconds of a phase; False when the phase was over by then."""
     with scene.attempt(JOB, tally.attempts + 1) as gang:
-        assert gang.wait_for(partial(_is_time, phase, tally.last.last)), f"no {phase}\n{gang.tail()}"
-        time.sleep(seconds)
+        seen = gang.wait_for(partial(_is_time, phase, tally.last.last))
+        assert seen, f"no {phase}\n{gang.tail()}"
+        time.sleep(max(0.0, seen.since + share * window - time.monotonic()))
+        struck = gang.beat()
         for rank in range(PROCESSES):
             gang.signal(rank, SIGTERM)
         codes = gang.end()
         tally.resumed(steps_of(gang.log.read_text()))
         if codes == [0] * PROCESSES:
-            assert phase == "publish", f"{phase} was a success\n{gang.tail()}"
+            assert phase in _AT_THE_END, f"{phase} was a success\n{gang.tail()}"
             assert scene.published(JOB)
-            tally.too_late += 1
-            return
+            return False
         _check_preempted(gang, phase, codes)
-        tally.by_phase[phase] += 1
     if tally.attempts % 10 == 0:
-        print(f"{tally.attempts} ranks stopped, at step {tally.last.last}", file=sys.stderr, flush=True)
+        print(f"{tally.attempts} attempts, at step {tally.last.last}", file=sys.stderr, flush=True)
+    return struck is not None and struck.phase is RANK_PHASES[phase]
 
 
 def _is_time(phase: str, first: int, beat: Beat) -> bool:
     """Whether a rank is in the phase, or was: on a busy machine one that is over in a moment may go by unseen."""
-    return beat.phase is RANK_PHASES[phase][0] or (phase not in _AT_THE_END and beat.step > first + _EVALUATION_STEPS)
+    return beat.phase is RANK_PHASES[phase] or (phase not in _AT_THE_END and beat.step > first + _EVALUATION_STEPS)
 
 
 def _check_preempted(gang: Gang, phase: str, codes: list[int]) -> None:
