@@ -36,6 +36,11 @@ class Sink:
         }
 
 
+def program() -> Path:
+    """The sink, compiled unless that was done before."""
+    return build(SOURCE)
+
+
 @contextmanager
 def sink(folder: Path) -> Iterator[Sink]:
     """Runs a sink; ``folder`` is for its certificates."""
@@ -44,7 +49,7 @@ def sink(folder: Path) -> Iterator[Sink]:
     (folder / "ca.pem").write_bytes(authority.credential.certificate)
     (folder / "server.pem").write_bytes(server.certificate)
     (folder / "server.key").write_bytes(server.key)
-    command = [str(build(SOURCE)), str(folder / "server.pem"), str(folder / "server.key")]
+    command = [str(program()), str(folder / "server.pem"), str(folder / "server.key")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
