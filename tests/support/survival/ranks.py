@@ -139,6 +139,15 @@ class Gang:
         path = self.workspace.outcome(rank)
         return StageOutcome.model_validate_json(path.read_bytes()) if path.exists() else None
 
+    def told_at(self, rank: int = 0) -> float:
+        """When a rank said how it ended, by the monotonic clock; its end may take longer.
+
+        Raises:
+            FileNotFoundError: it has not.
+        """
+        ago = time.time() - self.workspace.outcome(rank).stat().st_mtime
+        return time.monotonic() - ago
+
     def wait_for(self, reached: Callable[[Beat], bool]) -> Beat | None:
         """What rank 0 does as soon as that is so; None when it ended before, or another failed.
 

@@ -123,8 +123,8 @@ def _undisturbed(scene: Scene) -> Windows:
     windows = Windows()
     with scene.attempt("undisturbed", 1) as gang:
         gang.wait_for(windows.look)
-        windows.end()
         assert gang.end() == [0] * PROCESSES, gang.tail()
+        windows.end(gang.told_at())
     return windows
 
 
@@ -150,12 +150,7 @@ def _stop_pods(scene: Scene, tally: Tally, stops: list[Stop]) -> None:
 def _stop_ranks(scene: Scene, tally: Tally, phase: str, window: float, share: float) -> bool:
     """Stops an attempt after a share of the ``window`` seconds of a phase; False when the phase was over by then."""
     with scene.attempt(JOB, tally.attempts + 1) as gang:
-        seen = gang.wait_for(partial(_is_time, phase, tally.last.last))
-        assert seen, f"no {phase}\n{gang.tail()}"
-        time.sleep(max(0.0, seen.since + share * window - time.monotonic()))
-        struck = gang.beat()
-        for rank in range(PROCESSES):
-            gang.signal(rank, SIGTERM)
+        struck = _struck(gang, phase, tally.last.last, share * window)
         codes = gang.end()
         tally.resumed(steps_of(gang.log.read_text()))
         if codes == [0] * PROCESSES:
@@ -165,7 +160,21 @@ def _stop_ranks(scene: Scene, tally: Tally, phase: str, window: float, share: fl
         _check_preempted(gang, phase, codes)
     if tally.attempts % 10 == 0:
         print(f"{tally.attempts} attempts, at step {tally.last.last}", file=sys.stderr, flush=True)
-    return struck is not None and struck.phase is RANK_PHASES[phase]
+    return struck
+
+
+def _struck(gang: Gang, phase: str, first: int, seconds: float) -> bool:
+    """Stops all ranks so long after a phase began; whether it was not over by then.
+
+    On a busy machine the last phases may go by unseen: then nobody is left to be stopped.
+    """
+    seen = gang.wait_for(partial(_is_time, phase, first))
+    if seen:
+        time.sleep(max(0.0, seen.since + seconds - time.monotonic()))
+    beat = gang.beat()
+    for rank in range(PROCESSES):
+        gang.signal(rank, SIGTERM)
+    return bool(seen and beat and beat.phase is RANK_PHASES[phase])
 
 
 def _is_time(phase: str, first: int, beat: Beat) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections import defaultdict
 
 from finetune_trainer.training.heartbeat import Beat, Phase
@@ -22,9 +21,9 @@ class Windows:
         self._change((beat.phase, beat.step), beat.since)
         return False
 
-    def end(self) -> None:
-        """The rank has ended."""
-        self._change(None, time.monotonic())
+    def end(self, at: float) -> None:
+        """The rank has ended, at a time of the monotonic clock."""
+        self._change(None, at)
 
     def _change(self, now: tuple[Phase, int] | None, since: float) -> None:
         if now == self._now:
