@@ -59,8 +59,8 @@ def _jobs(platform: Platform, hub: Hub, namespace: str) -> list[Object]:
         return {"output": {"s3": {"credentialsSecretRef": {"name": name}}}}
 
     crash = {
-        "hyperparameters": {"learningRate": "1e30", "maxSteps": 50, "precision": "fp32"},
-        "method": {"tuning": "full", "lora": None},
+        "hyperparameters": {"maxSteps": 50},
+        "evaluation": {"divergence": {"maxLoss": "0.001"}},
     }
     changes: dict[str, Any] = {
         "good": from_hub("right"),

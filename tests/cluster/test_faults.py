@@ -24,8 +24,8 @@ def test_a_trainer_that_fails_says_why(platform: Platform, namespace: str) -> No
     platform.submit(
         namespace,
         "diverges",
-        hyperparameters={"learningRate": "1e30", "maxSteps": 50, "precision": "fp32"},
-        method={"tuning": "full", "lora": None},
+        hyperparameters={"maxSteps": 50},
+        evaluation={"divergence": {"maxLoss": "0.001"}},
     )
     job = platform.wait_finished(namespace, "diverges")
     assert is_true(job, "Failed")

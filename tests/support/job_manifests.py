@@ -252,7 +252,7 @@ _BAD = [
     pytest.param(
         {"spec/queueName": "Team A"},
         'spec.queueName: Invalid value: "Team A": spec.queueName in body should match '
-        "'^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$'",
+        "'^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'",
         id="a queue that cannot be",
     ),
     pytest.param(

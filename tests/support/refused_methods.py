@@ -29,7 +29,7 @@ REFUSED_METHODS = [
     ),
     _method(
         {"objective": "dpo", "dpo": {"beta": "0"}},
-        "spec.method.dpo: Invalid value: beta must be greater than zero, such as '0.1'",
+        "spec.method.dpo: Invalid value: beta must be greater than zero and at most 1000, such as '0.1'",
         "beta zero",
     ),
     _method(

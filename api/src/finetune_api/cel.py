@@ -81,10 +81,15 @@ def _only(value: Any, paths: list[list[str]]) -> Any:
 def _problem(expression: str, value: str) -> str | None:
     """None where a rule holds, else what comes before its message: nothing, or why it cannot be evaluated."""
     try:
-        holds = _program(expression).evaluate({"self": json_to_cel(json.loads(value))})
+        holds = _program(expression).evaluate({"self": json_to_cel(json.loads(value, parse_int=_in_64_bits))})
     except CELEvalError as error:
         return f"{error.args[0]!r} evaluating rule: "
     return None if holds else ""
+
+
+def _in_64_bits(digits: str) -> int:
+    """The nearest number that CEL holds: a schema refuses the others, whatever its rules make of them."""
+    return max(-(1 << 63), min(int(digits), (1 << 63) - 1))
 
 
 @cache

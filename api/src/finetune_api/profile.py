@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from finetune_api import API_VERSION
-from finetune_api.base import DecimalString, Document, Quantity
+from finetune_api.base import LABEL_KEY_PATTERN, DecimalString, Document, Quantity, validations
 from finetune_api.spec import Objective, Tuning
 
 PROFILE_KIND = "FineTuneProfile"
@@ -17,18 +17,26 @@ PROFILE_PLURAL = "finetuneprofiles"
 NAMESPACE_PLACEHOLDER = "{namespace}"
 
 _IMAGE = r"^[^\s@]+@sha256:[0-9a-f]{64}$"
-_LABEL_KEY = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 _PREFIX = r"^(s3|hf|pvc|job|https)://[!-~]*$"
 _ATOMIC = {"x-kubernetes-list-type": "atomic"}
 
 NamePattern = Annotated[str, Field(pattern=r"^[-a-z0-9.*]+$", max_length=253)]
 Prefix = Annotated[str, Field(pattern=_PREFIX, max_length=1024)]
-LabelKey = Annotated[str, Field(pattern=_LABEL_KEY, min_length=1, max_length=317)]
+LabelKey = Annotated[str, Field(pattern=LABEL_KEY_PATTERN, min_length=1, max_length=317)]
 Labels = dict[str, Annotated[str, Field(max_length=63)]]
 
 
 class SelectorRequirement(Document):
     """One requirement of a label selector."""
+
+    model_config = Document.model_config | {
+        "json_schema_extra": validations(
+            (
+                "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
+                "In and NotIn need values, Exists and DoesNotExist take none; set or remove values",
+            )
+        )
+    }
 
     key: Annotated[LabelKey, Field(description="Key of the label.")]
     operator: Annotated[
@@ -127,8 +135,16 @@ class SchedulingSpec(Document):
     ]
 
 
+def _in_order(smaller: str) -> ConfigDict:
+    """That the ends of a range are in order; ``smaller`` is CEL for that of two that are there."""
+    rule = (f"!has(self.min) || !has(self.max) || {smaller}", "min is above max, which no job can meet; swap them")
+    return ConfigDict(**Document.model_config, json_schema_extra=validations(rule))
+
+
 class IntegerRange(Document):
     """Whole numbers that are allowed."""
+
+    model_config = _in_order("self.min <= self.max")
 
     min: Annotated[int | None, Field(default=None, ge=0, le=1_000_000_000_000, description="Smallest value.")]
     max: Annotated[int | None, Field(default=None, ge=0, le=1_000_000_000_000, description="Largest value.")]
@@ -136,6 +152,8 @@ class IntegerRange(Document):
 
 class DecimalRange(Document):
     """Decimals that are allowed."""
+
+    model_config = _in_order("double(self.min) <= double(self.max)")
 
     min: Annotated[DecimalString | None, Field(default=None, description="Smallest value, a decimal in quotes.")]
     max: Annotated[DecimalString | None, Field(default=None, description="Largest value, a decimal in quotes.")]

@@ -106,7 +106,8 @@ def _go_pattern(pattern: str) -> str:
 
 
 def _is_integer(_: Any, instance: Any) -> bool:
-    return isinstance(instance, int) and not isinstance(instance, bool)
+    """Whether the API server reads it as one: what 64 bits do not hold is a number to it."""
+    return isinstance(instance, int) and not isinstance(instance, bool) and -(1 << 63) <= instance < 1 << 63
 
 
 _BASE = jsonschema.Draft7Validator
@@ -117,7 +118,14 @@ _VALIDATOR = _extended(_BASE, {"pattern": _pattern}, type_checker=_BASE.TYPE_CHE
 def _type_name(value: Any) -> str:
     if isinstance(value, bool):
         return "boolean"
-    names = {int: "integer", float: "number", str: "string", list: "array", dict: "object", type(None): "null"}
+    names = {
+        int: "integer" if _is_integer(None, value) else "number",
+        float: "number",
+        str: "string",
+        list: "array",
+        dict: "object",
+        type(None): "null",
+    }
     return names[type(value)]
 
 

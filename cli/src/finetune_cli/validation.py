@@ -50,7 +50,8 @@ def validate(manifest: dict[str, Any], profile: FineTuneProfileSpec | None = Non
     schema = _job_schema()
     # Of a status that is sent along with a new object, the API server knows the fields' names and drops the values.
     written = {name: child for name, child in manifest.items() if name != "status"}
-    document = with_defaults(_under(profile, written), schema)
+    # What is null is left out, to the API server as to a profile.
+    document = with_defaults(_under(profile, with_defaults(written, job_schema())), schema)
     found = [
         *unknown_fields(manifest, schema),
         *_metadata_errors(document.get("metadata")),
@@ -90,6 +91,7 @@ def read_profile(manifest: dict[str, Any], origin: str) -> FineTuneProfile:
         *_metadata_errors(manifest.get("metadata")),
         *schema_errors(manifest, schema),
     ]
+    found += rule_errors(manifest, schema, [error.path for error in found if error.blocking])
     if found:
         raise InvalidManifestError(f"{origin}: {PROFILE_KIND} is invalid:", found)
     return FineTuneProfile.model_validate(manifest)

@@ -9,6 +9,8 @@ import pytest
 from finetune_cli.errors import InvalidManifestError
 from finetune_cli.validation import read_job, validate
 from support.job_manifests import ACCEPTED, MANIFEST, REFUSED, REFUSED_AS_EFFECTIVE, REMOVED, edited
+from support.manifest_corpus import Case, profile_of, read
+from support.profiles import profile_spec
 
 
 def messages(changes: dict[str, Any]) -> list[str]:
@@ -96,3 +98,17 @@ def test_reading_a_bad_job_names_file_job_and_every_mistake() -> None:
         "equal to 3"
     )
     assert caught.value.exit_code == 10
+
+
+def offline(case: Case) -> list[str]:
+    """What the command line says of a manifest of the corpus, under its profile."""
+    under = profile_of(case)
+    found = validate(case.manifest, profile_spec(**under["spec"]) if under else None)
+    return [str(error) for error in found.errors]
+
+
+def test_the_corpus_is_judged_as_the_api_server_and_the_operator_do() -> None:
+    """But for what is known to a cluster alone."""
+    bad = [case for case in read("bad.yaml") if case.by in ("schema", "operator") and case.profile != "foreign"]
+    assert [case.name for case in bad if not offline(case)] == []
+    assert {case.name: said for case in read("good.yaml") if (said := offline(case))} == {}

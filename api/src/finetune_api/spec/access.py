@@ -12,8 +12,31 @@ from finetune_api.base import Document, ResourceName
 # A rule of whatever holds a huggingFace.
 OFFLINE_NEEDS_CACHE = "!has(self.huggingFace) || !self.huggingFace.offline || has(self.huggingFace.cacheClaim)"
 # No user, password, query or fragment: a manifest is read by many, and is no place for a secret.
-HOST_PATTERN = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?)(:[0-9]{1,5})?"
+_NAME = r"[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?"
+_PORT = r"(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3})"
+HOST_PATTERN = rf"(\[[0-9a-fA-F:.]+\]|{_NAME}([.]{_NAME})*)(:{_PORT})?"
 ENDPOINT_PATTERN = rf"^https?://{HOST_PATTERN}(/[^\s?#]*)?$"
+
+# A branch, tag, commit or reference of a hub's repository, such as refs/pr/1, by the rules of git.
+REVISION_PATTERN = r"^[A-Za-z0-9][^\s~^:?*\[\\]*$"
+
+PLAIN_PATH = (
+    "holds no empty, '.' or '..' segment, ends in no space, and its bucket is no address and has no '..'; correct it"
+)
+
+
+def plain_path(source: str) -> str:
+    """CEL for: a source leads where it says, on every store; see :data:`PLAIN_PATH`."""
+    return (
+        f"!{source}.matches('/[.]{{1,2}}(/|$)') && !{source}.matches('^[a-z0-9]+://[^/]+/(.*/)?/') && "
+        f"!{source}.matches('[[:space:]]$') && {named_bucket(source)}"
+    )
+
+
+def named_bucket(uri: str) -> str:
+    """CEL for: the bucket of an s3:// URI may be one's name, https://docs.aws.amazon.com/AmazonS3/latest/userguide/
+    bucketnamingrules.html; its characters and length are left to the pattern of the field."""
+    return f"!{uri}.matches('^s3://([^/]*[.][.]|[0-9]+[.][0-9]+[.][0-9]+[.][0-9]+(/|$))')"
 
 
 class AddressingStyle(StrEnum):
@@ -34,7 +57,12 @@ class SecretKeyReference(Document):
     name: Annotated[ResourceName, Field(description="Name of the Secret, in the namespace of the job.")]
     key: Annotated[
         str,
-        Field(default="token", min_length=1, max_length=253, description="Key inside the Secret that holds the value."),
+        Field(
+            default="token",
+            pattern=r"^[-._a-zA-Z0-9]+$",
+            max_length=253,
+            description="Key inside the Secret that holds the value.",
+        ),
     ]
 
 
@@ -61,7 +89,12 @@ class S3Access(Document):
     ]
     region: Annotated[
         str | None,
-        Field(default=None, min_length=1, max_length=64, description="Region of the bucket. Default: us-east-1."),
+        Field(
+            default=None,
+            pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.:]*$",
+            max_length=64,
+            description="Region of the bucket. Default: us-east-1.",
+        ),
     ]
     addressing_style: Annotated[
         AddressingStyle,

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from finetune_api.base import Document, FractionString, effective_validations, validations
-from finetune_api.spec.access import HOST_PATTERN, OFFLINE_NEEDS_CACHE, HubAccess, S3Access
+from finetune_api.spec.access import (
+    HOST_PATTERN,
+    OFFLINE_NEEDS_CACHE,
+    PLAIN_PATH,
+    REVISION_PATTERN,
+    HubAccess,
+    S3Access,
+    plain_path,
+)
 
 _DATA_SOURCE = (
     r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+"
@@ -96,6 +104,7 @@ class DataSource(Document):
 
     model_config = Document.model_config | {
         "json_schema_extra": validations(
+            (f"self.source.startsWith('https://') || ({plain_path('self.source')})", f"source {PLAIN_PATH}"),
             (
                 "self.source.startsWith('s3://') || !has(self.s3)",
                 "s3 applies to an s3:// source only; remove s3 or use s3://bucket/path",
@@ -113,6 +122,11 @@ class DataSource(Document):
                 "an https:// source is one file; remove files",
             ),
             *map(_fields_rule, DataFormat),
+            (
+                "!has(self.fields) || !has(self.fields.chosen) || !has(self.fields.rejected) || "
+                "self.fields.chosen != self.fields.rejected",
+                "fields.chosen and fields.rejected are the same column, which is no better than itself; name two",
+            ),
         )
     }
 
@@ -140,7 +154,7 @@ class DataSource(Document):
         str | None,
         Field(
             default=None,
-            min_length=1,
+            pattern=REVISION_PATTERN,
             max_length=128,
             description="Branch, tag or commit of an hf:// source, resolved to a commit. Default: main.",
         ),
@@ -197,6 +211,10 @@ class ValidationSpec(Document):
             (
                 "has(self.fraction) != has(self.sources)",
                 "set exactly one of spec.dataset.validation.fraction and spec.dataset.validation.sources",
+            ),
+            (
+                "!has(self.fraction) || (double(self.fraction) != 0.0 && double(self.fraction) != 1.0)",
+                "spec.dataset.validation.fraction must be above 0 and below 1, or one of the splits has no rows",
             ),
             (
                 "!has(self.sources) || self.sources.all(source, !has(source.weight) || source.weight == '1')",

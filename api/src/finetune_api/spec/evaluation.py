@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import DecimalString, Document, effective_validations
+from finetune_api.base import DecimalString, Document, effective_validations, validations, where_written
 
 # Most prompts that a job may have answered.
 MAX_SAMPLES = 8
@@ -42,6 +42,15 @@ class EarlyStoppingSpec(Document):
 
 class DivergenceSpec(Document):
     """Ends training when its loss stays too high. A loss that is NaN or infinite always ends it."""
+
+    model_config = Document.model_config | {
+        "json_schema_extra": validations(
+            (
+                where_written("double(self.maxLoss) > 0.0", "maxLoss"),
+                "every loss is above 0; set spec.evaluation.divergence.maxLoss to one that is too high",
+            )
+        )
+    }
 
     max_loss: Annotated[
         DecimalString,

@@ -50,6 +50,24 @@ class HyperparametersSpec(Document):
                 "beta1, beta2 and epsilon of spec.hyperparameters belong to AdamW; remove them or set "
                 "spec.hyperparameters.optimizer to adamw",
             ),
+            (
+                where_written("double(self.learningRate) > 0.0 && double(self.learningRate) <= 10.0", "learningRate"),
+                "spec.hyperparameters.learningRate must be above 0 and at most 10, such as '2e-4'",
+            ),
+            (
+                "(!has(self.beta1) || double(self.beta1) < 1.0) && (!has(self.beta2) || double(self.beta2) < 1.0)",
+                "with a decay of 1 a moment of AdamW never moves; set spec.hyperparameters.beta1 and beta2 below 1",
+            ),
+            (
+                "!has(self.epsilon) || double(self.epsilon) > 0.0",
+                "weights without a gradient yet would be divided by zero; set spec.hyperparameters.epsilon above 0",
+            ),
+            (
+                "!has(self.maxSteps) || (has(self.warmupSteps) ? self.warmupSteps : 0) + "
+                "(has(self.decaySteps) ? self.decaySteps : 0) <= self.maxSteps",
+                "warmupSteps and decaySteps of spec.hyperparameters take more steps than its maxSteps; lower them or "
+                "raise spec.hyperparameters.maxSteps",
+            ),
         )
     }
 

@@ -16,7 +16,7 @@ from finetune_api.base import (
     validations,
     where_written,
 )
-from finetune_api.spec.access import S3Access
+from finetune_api.spec.access import S3Access, named_bucket
 from finetune_api.spec.checkpoint import CheckpointSpec
 from finetune_api.spec.dataset import DataFormat, DatasetSpec, format_of
 from finetune_api.spec.evaluation import EvaluationSpec
@@ -60,7 +60,12 @@ class OutputSpec(Document):
                     _INSIDE,
                     "spec.output.destination must not lead elsewhere: it holds no empty, '.' or '..' segment, no '%' "
                     "and no backslash",
-                )
+                ),
+                (
+                    named_bucket("self"),
+                    "spec.output.destination names no bucket: an address and '..' cannot be its name; set "
+                    "s3://bucket/prefix, and the address as spec.output.s3.endpointURL",
+                ),
             ),
             description="s3://bucket/prefix. The artifact is published under <prefix>/<namespace>/<name>/<run ID>/.",
         ),
@@ -251,6 +256,11 @@ class FineTuneJobSpec(Document):
                 "spec.output.artifact or set spec.method.tuning to lora",
             ),
             (
+                where_written("!self.output.destination.contains('{namespace}')", "output.destination"),
+                "{namespace} stands for a namespace in profiles only; remove it from spec.output.destination, below "
+                "which results have a folder for each namespace anyway",
+            ),
+            (
                 _unchanged("managedBy"),
                 "spec.managedBy is immutable, since two controllers would follow one job; create a FineTuneJob of "
                 "another name",
@@ -272,6 +282,13 @@ class FineTuneJobSpec(Document):
                 f"!({is_written('evaluation.samples')}) || self.evaluation.samples == 0 || "
                 "has(self.dataset.validation)",
                 "evaluation.samples are prompts of a held-out split; set spec.dataset.validation",
+            ),
+            (
+                "!has(self.hyperparameters.maxSteps) || !has(self.evaluation.everySteps) || "
+                "self.evaluation.everySteps <= self.hyperparameters.maxSteps || "
+                "(!has(self.evaluation.earlyStopping) && self.evaluation.publish != 'Best')",
+                "early stopping and publish: Best look at evaluations during training, and there would be none; set "
+                "spec.evaluation.everySteps to at most spec.hyperparameters.maxSteps",
             ),
         )
     }

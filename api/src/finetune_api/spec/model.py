@@ -7,14 +7,22 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from finetune_api.base import Document, effective_validations, validations
-from finetune_api.spec.access import OFFLINE_NEEDS_CACHE, HubAccess, S3Access
+from finetune_api.spec.access import (
+    OFFLINE_NEEDS_CACHE,
+    PLAIN_PATH,
+    REVISION_PATTERN,
+    HubAccess,
+    S3Access,
+    plain_path,
+)
 
-_MODEL_SOURCE = r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?|job://[a-z]([-a-z0-9]*[a-z0-9])?)$"
+_MODEL_SOURCE = r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/.+|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?|job://[a-z]([-a-z0-9]{0,46}[a-z0-9])?)$"
 
 
 def _access_rules(field: str) -> dict[str, Any]:
     """That each way of access goes with a source that is reached by it; ``field`` is the path of the group."""
     return validations(
+        (plain_path("self.source"), f"{field}.source {PLAIN_PATH}"),
         (
             "self.source.startsWith('hf://') || !has(self.revision)",
             f"revision applies to an hf:// source only; remove {field}.revision or use hf://org/name",
@@ -40,7 +48,7 @@ class WeightsSource(Document):
         str | None,
         Field(
             default=None,
-            min_length=1,
+            pattern=REVISION_PATTERN,
             max_length=128,
             description="Branch, tag or commit of an hf:// source, resolved to a commit before training. Default: "
             "main.",

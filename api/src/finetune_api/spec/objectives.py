@@ -57,7 +57,10 @@ def _precomputed_from_elsewhere(objective: str) -> tuple[str, str]:
 
 
 _REFERENCE_DEFAULT = "Default: Model where that is allowed, else Precomputed."
-_POSITIVE_BETA = (where_written("double(self.beta) > 0.0", "beta"), "beta must be greater than zero, such as '0.1'")
+_POSITIVE_BETA = (
+    where_written("double(self.beta) > 0.0 && double(self.beta) <= 1000.0", "beta"),
+    "beta must be greater than zero and at most 1000, such as '0.1'",
+)
 
 
 class DpoOptions(Document):
@@ -128,6 +131,15 @@ class KtoOptions(Document):
             (
                 "!has(self.reference) || self.reference != 'None'",
                 "kto needs a reference; remove spec.method.kto.reference or set it to Model or Precomputed",
+            ),
+            (
+                where_written(
+                    "double(self.desirableWeight) > 0.0 || double(self.undesirableWeight) > 0.0",
+                    "desirableWeight",
+                    "undesirableWeight",
+                ),
+                "with both weights 0 nothing is learned; set desirableWeight or undesirableWeight of spec.method.kto "
+                "above 0",
             ),
         )
     }

@@ -6,7 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Document, Quantity, validations, where_written
+from finetune_api.base import LABEL_KEY_PATTERN, Document, Quantity, validations, where_written
+
+_LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+# Nothing, less than ten million bytes without a unit, or thousandths of bytes.
+_NO_MEMORY = "^([0-9]{1,7}([.][0-9]+)?|0+([.]0+)?[a-zA-Z]+|.*m)$"
 
 
 class ResourcesSpec(Document):
@@ -17,7 +21,25 @@ class ResourcesSpec(Document):
             (
                 where_written("self.gpusPerNode == 0 || !has(self.processesPerNode)", "gpusPerNode"),
                 "with GPUs there is one process per GPU; remove spec.resources.processesPerNode",
-            )
+            ),
+            (
+                where_written("!string(self.cpu).matches('^0+([.]0+)?[a-zA-Z]*$')", "cpu"),
+                "nothing runs on no CPU; set spec.resources.cpu above 0, such as 500m or 4",
+            ),
+            (
+                where_written(f"!string(self.memory).matches('{_NO_MEMORY}')", "memory"),
+                "spec.resources.memory is counted in bytes and holds a model; write it with its unit, such as 4Gi",
+            ),
+            (
+                where_written("!self.gpuResourceName.matches('^([^/]*[.])?kubernetes[.]io/')", "gpuResourceName"),
+                "kubernetes.io names no extended resource; set spec.resources.gpuResourceName to that of the device "
+                "plugin, such as nvidia.com/gpu",
+            ),
+            (
+                f"!has(self.nodeSelector) || self.nodeSelector.all(key, key.matches('{LABEL_KEY_PATTERN}'))",
+                "a key of spec.resources.nodeSelector is none of a label; see the labels of nodes: kubectl get nodes "
+                "--show-labels",
+            ),
         )
     }
 
@@ -49,7 +71,7 @@ class ResourcesSpec(Document):
         ),
     ]
     node_selector: Annotated[
-        dict[str, Annotated[str, Field(max_length=63)]] | None,
+        dict[str, Annotated[str, Field(pattern=_LABEL_VALUE, max_length=63)]] | None,
         Field(default=None, max_length=32, description="Labels that a node must have to run a training pod."),
     ]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from finetune_api.base import Document, FractionString, effective_validations
+from finetune_api.base import Document, FractionString, effective_validations, validations, where_written
 from finetune_api.spec.model import AdapterSource
 
 _ATOMIC = {"x-kubernetes-list-type": "atomic"}
@@ -44,7 +44,7 @@ class LoraShape(Document):
         Field(default="0", description="Dropout on the adapter's input, a decimal between 0 and 1 in quotes."),
     ]
     target_modules: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
+        tuple[Annotated[str, Field(pattern=r"^[!-~]+$", max_length=128)], ...],
         Field(
             default=("all-linear",),
             min_length=1,
@@ -70,6 +70,22 @@ class LoraShape(Document):
 
 class LoraOptions(LoraShape):
     """Low-rank adaptation, https://arxiv.org/abs/2106.09685."""
+
+    model_config = Document.model_config | {
+        "json_schema_extra": validations(
+            (
+                where_written("double(self.dropout) < 1.0", "dropout"),
+                "a dropout of 1 leaves nothing to learn from; set spec.method.lora.dropout below 1",
+            ),
+            (
+                where_written(
+                    "!('all-linear' in self.targetModules) || size(self.targetModules) == 1", "targetModules"
+                ),
+                "all-linear is every linear module already; in spec.method.lora.targetModules name it alone, or "
+                "remove it",
+            ),
+        )
+    }
 
     initial_adapter: Annotated[
         AdapterSource | None,
