@@ -143,6 +143,38 @@ def test_what_is_bounded_leaves_the_timer_of_others_alone() -> None:
     assert not rung
 
 
+def test_what_is_bounded_can_get_all_of_its_time_again() -> None:
+    bounded, usual = Bounded(300), signal.getitimer(signal.ITIMER_REAL)[1]
+    with bounded:
+        signal.setitimer(signal.ITIMER_REAL, 100)
+        bounded.renew()
+        left, again = signal.getitimer(signal.ITIMER_REAL)
+    assert left > 100
+    assert again > usual == signal.getitimer(signal.ITIMER_REAL)[1]
+
+
+def test_each_rendering_of_a_row_has_all_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = opened(CHAT_TEMPLATE)
+    # The first row also asks whether the template shows tool calls.
+    template.render(TALK)
+    left: list[float] = []
+    monkeypatch.setattr(Bounded, "renew", lambda bounded: left.append(signal.getitimer(signal.ITIMER_REAL)[0]))
+    template.render(TALK)
+    assert len(left) == 3
+    assert all(left)
+
+
+def test_a_row_whose_time_ends_between_two_renderings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(text: str, changed: str) -> None:
+        raise TookTooLong("it takes longer than 10 s")
+
+    template, usual = opened(CHAT_TEMPLATE), signal.getitimer(signal.ITIMER_REAL)[1]
+    monkeypatch.setattr(chat, "_difference", late)
+    with pytest.raises(BadRow, match="the chat template refuses it: it takes longer than 10 s"):
+        template.render(TALK)
+    assert signal.getitimer(signal.ITIMER_REAL)[1] == usual
+
+
 def zst(content: bytes) -> bytes:
     return zstandard.ZstdCompressor().compress(content)
 

@@ -44,6 +44,11 @@ class Bounded:
             self._handler, self._begun = signal.signal(signal.SIGALRM, _end), time.monotonic()
             self._former = signal.setitimer(signal.ITIMER_REAL, self._seconds, _AGAIN_SECONDS)
 
+    def renew(self) -> None:
+        """Gives what follows in the block all of its time: much cheaper than another block."""
+        if self._armed:
+            signal.setitimer(signal.ITIMER_REAL, self._seconds, _AGAIN_SECONDS)
+
     def __exit__(self, *_: object) -> None:
         if not self._armed:
             return

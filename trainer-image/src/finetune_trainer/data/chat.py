@@ -32,6 +32,7 @@ _SENTINEL = "\ue0f1the turn\ue0f1"
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # Templates that print the date print this one: the same rows must give the same tokens on every day.
 _DATE = datetime(2024, 7, 26)
+_LIMITS = (MemoryError, TookTooLong)
 _FAULTS = (
     jinja2.TemplateError,
     TypeError,
@@ -40,8 +41,7 @@ _FAULTS = (
     AttributeError,
     ArithmeticError,
     RecursionError,
-    MemoryError,
-    TookTooLong,
+    *_LIMITS,
 )
 # Where Python's own compiler gives up on what jinja2 makes of a template.
 _COMPILER_FAULTS = (SyntaxError, SystemError)
@@ -211,10 +211,14 @@ class ChatTemplate:
         self._marked = bool(_MARK.search(source))
         self._variables = dict(variables)
         self._special = frozenset({*special_tokens, *stop_tokens})
-        self._ends = self._turn_ends() | set(stop_tokens)
-        self._prompts = self._render(_QUESTION, prompt=True) != self._render(_QUESTION)
         self._lead = ""
-        self._lead = self._usual_lead()
+        try:
+            with self._bounded:
+                self._ends = tuple(self._turn_ends() | set(stop_tokens))
+                self._prompts = self._render(_QUESTION, prompt=True) != self._render(_QUESTION)
+                self._lead = self._usual_lead()
+        except _LIMITS as error:
+            raise self._unrenderable(_refusal(error)) from error
 
     def render(self, conversation: Conversation) -> Rendered:
         """A conversation as text with the ranges that carry loss.
@@ -223,6 +227,13 @@ class ChatTemplate:
             BadRow: the template refuses the conversation, leaves tools out of it, or does not show where an assistant
                 turn is.
         """
+        try:
+            with self._bounded:
+                return self._rendered(conversation)
+        except _LIMITS as error:
+            raise _refusal(error) from error
+
+    def _rendered(self, conversation: Conversation) -> Rendered:
         messages, tools = conversation.messages, conversation.tools
         self._check_tools(conversation)
         text, blocks = self._render(messages, tools)
@@ -276,13 +287,13 @@ class ChatTemplate:
     ) -> tuple[str, tuple[Span, ...]]:
         given = {"messages": list(messages), "tools": list(tools) or None, "documents": None}
         context = {**self._variables, **given, "add_generation_prompt": prompt}
+        self._bounded.renew()
         try:
-            with self._bounded:
-                if not self._marked:
-                    return self._template.render(context), ()
-                return self._blocks.render(self._template.generate(context))
+            if not self._marked:
+                return self._template.render(context), ()
+            return self._blocks.render(self._template.generate(context))
         except _FAULTS as error:
-            raise BadRow(f"the chat template refuses it: {_told(error)}") from error
+            raise _refusal(error) from error
 
     def _turn(self, messages: Sequence[Message], index: int, text: str, tools: Sequence[Message]) -> Span:
         """Range of one assistant turn's text, found by what changes when it says something else and calls nothing."""
@@ -315,7 +326,7 @@ class ChatTemplate:
 
     def _with_end(self, text: str, start: int, end: int) -> Span:
         """The range extended through the token that ends the turn, where that follows."""
-        if any(text[start:end].rstrip().endswith(stop) for stop in self._ends):
+        if text[start:end].rstrip().endswith(self._ends):
             return start, end
         rest = text[end:].lstrip()
         ends = [stop for stop in self._ends if rest.startswith(stop)]
@@ -326,7 +337,7 @@ class ChatTemplate:
         try:
             text, _ = self._render([*_QUESTION, _ANSWER])
         except BadRow as error:
-            raise self._unusable(f"cannot render a question with its answer: {error.message}", "correct it") from error
+            raise self._unrenderable(error) from error
         tail = text.partition(_SENTINEL)[2].lstrip()
         ends = {token for token in self._special if tail.startswith(token)}
         if not ends:
@@ -342,9 +353,16 @@ class ChatTemplate:
         content = text.index(_SENTINEL)
         return text[self._take_over(_QUESTION, text, content) : content]
 
+    def _unrenderable(self, reason: BadRow) -> UserError:
+        return self._unusable(f"cannot render a question with its answer: {reason.message}", "correct it")
+
     def _unusable(self, why: str, remedy: str) -> UserError:
         place = "in the model's chat template" if self._field == MODEL_FIELD else f"in {self._field}"
         return UserError(f"the chat template of {self._field} {why}", f"{place}: {remedy}")
+
+
+def _refusal(error: BaseException) -> BadRow:
+    return BadRow(f"the chat template refuses it: {_told(error)}")
 
 
 def _told(error: BaseException) -> str:
