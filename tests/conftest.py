@@ -1,6 +1,8 @@
 """Fixtures of every test. Fixtures of a session are imported here and nowhere else, or each importer gets its own."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,29 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No deadlines on a busy machine, and no files beside the sources; the same examples in every run.
 settings.register_profile("project", deadline=None, database=None, derandomize=True)
 settings.load_profile("project")
+
+
+_temporary: list[str] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives all processes of a run one folder for temporary files: what is killed cannot remove its own.
+
+    pytest's folders stay where they are, for who wants to look into those of a failed test.
+    """
+    if hasattr(config, "workerinput"):
+        return
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    _temporary.append(tempfile.mkdtemp(prefix="finetune-tests-"))
+    # A sandbox of another user passes through it.
+    Path(_temporary[0]).chmod(0o711)
+    os.environ["TMPDIR"] = tempfile.tempdir = _temporary[0]
+
+
+def pytest_unconfigure() -> None:
+    """Removes the folder for temporary files, when the workers have ended."""
+    while _temporary:
+        shutil.rmtree(_temporary.pop(), ignore_errors=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

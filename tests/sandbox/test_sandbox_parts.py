@@ -99,7 +99,11 @@ def test_store_has_every_port_given_and_secrets_out_of_its_arguments() -> None:
     given |= {flags[f"{name}.port.grpc"] for name in ("master", "volume", "filer", "admin", "s3")}
     assert len(given) == 10
     assert given == {str(PORTS[name]) for name in part.ports}
-    assert part.environment == {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    assert part.environment == {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "TMPDIR": "/sandbox/data",
+    }
     assert "secret" not in " ".join(part.argv)
 
 

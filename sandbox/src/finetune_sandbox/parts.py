@@ -216,7 +216,12 @@ def store(weed: Path, layout: Layout, ports: Mapping[str, int], credentials: Cre
         flags[f"{service}.port"] = str(ports[service])
         flags[f"{service}.port.grpc"] = str(ports[f"{service}.grpc"])
     argv = (str(weed), "mini", *(f"-{name}={value}" for name, value in flags.items()))
-    environment = {"AWS_ACCESS_KEY_ID": credentials.access_key, "AWS_SECRET_ACCESS_KEY": credentials.secret_key}
+    # Its own log files, which no flag turns off, go where temporary files go.
+    environment = {
+        "AWS_ACCESS_KEY_ID": credentials.access_key,
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+        "TMPDIR": str(layout.data),
+    }
     return Part(STORE, argv, ports=_STORE_PORTS, environment=environment)
 
 
