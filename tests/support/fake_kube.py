@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from finetune_api import API_VERSION, PLURAL
 from finetune_operator.clock import ClusterClock
@@ -29,6 +29,11 @@ def finish(coroutine: Coroutine[Any, Any, T]) -> T:
         return end.value  # type: ignore[no-any-return]
     coroutine.close()
     raise AssertionError("the coroutine waits for something real")
+
+
+def _copied(document: Object) -> Object:
+    """A copy, some ten times faster than `copy.deepcopy` makes one of a document."""
+    return cast(Object, pickle.loads(pickle.dumps(document, pickle.HIGHEST_PROTOCOL)))
 
 
 class FakeKube(Kube):
@@ -66,7 +71,7 @@ class FakeKube(Kube):
     def put(self, manifest: Object, plural: str | None = None) -> Object:
         """Stores an object as somebody else's doing."""
         self._count += 1
-        stored = copy.deepcopy(manifest)
+        stored = _copied(manifest)
         stored["metadata"].setdefault("uid", f"uid-{self._count}")
         self.touch(stored)
         self.objects[self._identity(stored, plural)] = stored
@@ -82,7 +87,7 @@ class FakeKube(Kube):
         return str(self._version)
 
     def snapshot(self) -> dict[Identity, Object]:
-        return copy.deepcopy(self.objects)
+        return {identity: _copied(stored) for identity, stored in self.objects.items()}
 
     @property
     def _seen(self) -> dict[Identity, Object]:
@@ -125,7 +130,7 @@ class FakeKube(Kube):
 
     async def get(self, api_version: str, plural: str, namespace: str, name: str) -> Object:
         try:
-            return copy.deepcopy(self._seen[api_version, plural, namespace, name])
+            return _copied(self._seen[api_version, plural, namespace, name])
         except KeyError:
             raise NotFound(404, "NotFound", f"{plural} {name}") from None
 
@@ -136,7 +141,7 @@ class FakeKube(Kube):
             return labels.get(key) == value if equals else key in labels or not key
 
         return [
-            copy.deepcopy(self._seen[identity])
+            _copied(self._seen[identity])
             for identity in sorted(self._seen)
             if identity[:2] == (api_version, plural)
             and namespace in (None, identity[2])
@@ -144,7 +149,7 @@ class FakeKube(Kube):
         ]
 
     async def create(self, manifest: Object, manager: str) -> Object:
-        made = copy.deepcopy(manifest)
+        made = _copied(manifest)
         self._count += 1
         if "generateName" in made["metadata"]:
             made["metadata"]["name"] = f"{made['metadata'].pop('generateName')}{self._count}"
@@ -156,7 +161,7 @@ class FakeKube(Kube):
         self.touch(made)
         self.objects[identity] = made
         self._written()
-        return copy.deepcopy(made)
+        return _copied(made)
 
     async def read_same(self, manifest: Object) -> Object:
         return await self.get(*self._identity(manifest))
@@ -178,11 +183,11 @@ class FakeKube(Kube):
         known = self._guarded(manifest, plural)
         self._write(f"status of {identity[3]} by {manager}")
         by_manager = self._statuses.setdefault(identity, {})
-        by_manager[manager] = copy.deepcopy(manifest["status"])
+        by_manager[manager] = _copied(manifest["status"])
         known["status"] = {key: value for status in by_manager.values() for key, value in status.items()}
         self.touch(known)
         self._written()
-        return copy.deepcopy(known)
+        return _copied(known)
 
     async def apply(self, manifest: Object, plural: str, manager: str) -> Object:
         """Annotations only, of one manager: there is no other use."""
@@ -195,7 +200,7 @@ class FakeKube(Kube):
         self._annotations[identity, manager] = set(manifest["metadata"]["annotations"])
         self.touch(known)
         self._written()
-        return copy.deepcopy(known)
+        return _copied(known)
 
     async def delete(self, api_version: str, plural: str, namespace: str, name: str) -> None:
         identity = (api_version, plural, namespace, name)
