@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -61,7 +62,8 @@ async def run(warm, how, **environment):
     staging = tempfile.mkdtemp(dir=sys.argv[1])
     spec = LaunchSpec(command, given, plan_root([], LocalHost()), staging, "pod-a", uid=1234, gid=1234)
     output = bytearray()
-    process = launch(spec, output.extend, output.extend, warm)
+    served = await warm.serves(spec.command, spec.environment)
+    process = launch(spec, output.extend, output.extend, warm if served else None)
     started = await process.started
     if how == "wait":
         while b"}" not in output:
@@ -75,8 +77,6 @@ async def run(warm, how, **environment):
 async def main():
     warm = WarmInterpreter("warmed.preload")
     ends = {"cold": await run(warm, "plain")}
-    while not warm.is_ready():
-        await asyncio.sleep(0.01)
     for how in ("plain", "text", "none", "raise", "killed", "wait", "fork"):
         ends[how] = await run(warm, how, SECRET="of this one")
     ends["other"] = await run(warm, "plain", OMP_NUM_THREADS="3")
@@ -180,7 +180,7 @@ def test_a_program_that_is_not_there_is_no_fork(ends: dict[str, dict[str, Any]])
 )
 def test_only_its_package_is_served(command: list[str]) -> None:
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    assert not WarmInterpreter("warmed.preload").serves(command, {"PATH": path})
+    assert not asyncio.run(WarmInterpreter("warmed.preload").serves(command, {"PATH": path}))
 
 
 def test_what_libraries_read_once() -> None:

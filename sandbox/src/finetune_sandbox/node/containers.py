@@ -59,7 +59,7 @@ class ContainerPlan:
     log: Path
 
 
-def start_container(container: Json, plan: ContainerPlan, log_changed: Callable[[], None]) -> ContainerProcess:
+async def start_container(container: Json, plan: ContainerPlan, log_changed: Callable[[], None]) -> ContainerProcess:
     """Start the process; raises ContainerConfigError when the container cannot be configured."""
     allowed = privileges(plan.pod, container)
     environment = {"HOSTNAME": hostname(plan.pod), **build_environment(container, plan.setting)}
@@ -76,10 +76,10 @@ def start_container(container: Json, plan: ContainerPlan, log_changed: Callable[
         workdir=container.get("workingDir") or "/",
         **dataclasses.asdict(allowed),
     )
+    warm = plan.machine.warm
+    forked_from = warm if warm and await warm.serves(command, environment) else None
     log = LogWriter(plan.log, log_changed)
-    process = launch(
-        spec, lambda data: log.write("stdout", data), lambda data: log.write("stderr", data), plan.machine.warm
-    )
+    process = launch(spec, lambda data: log.write("stdout", data), lambda data: log.write("stderr", data), forked_from)
     process.exited.add_done_callback(lambda _: log.close())
     return process
 

@@ -187,12 +187,14 @@ def launch(
     stderr: Callable[[bytes], None],
     warm: WarmInterpreter | None = None,
 ) -> ContainerProcess:
-    """Start a container; its output goes to ``stdout`` and ``stderr`` as it comes, b"" never.
+    """Start a container, as a fork of ``warm`` if that is given.
+
+    Its output goes to ``stdout`` and ``stderr`` as it comes, b"" never.
 
     Must be called in the main thread: the kernel ends the container with the thread that started it.
     """
     output, errors, report = os.pipe(), os.pipe(), os.pipe()
-    start = warm.fork if warm and warm.serves(spec.command, spec.environment) else _start_program
+    start = warm.fork if warm else _start_program
     launched = start(spec.arguments(), output[1], errors[1], report[1])
     for descriptor in (output[1], errors[1], report[1]):
         os.close(descriptor)

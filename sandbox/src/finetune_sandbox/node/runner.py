@@ -86,7 +86,7 @@ class ProcessRunner:
             folder=self._folder(record),
             log=self._log(record),
         )
-        return start_container(container, plan, self._log_changed)
+        return await start_container(container, plan, self._log_changed)
 
     def message(self, container: Json, record: ContainerRecord, exit_code: int) -> str:
         """Read the message file, or the log."""

@@ -6,6 +6,7 @@ The fork takes the way of any container (``launcher.py``); only where that one w
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import marshal
@@ -16,6 +17,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from multiprocessing import reduction
 from typing import Any
@@ -44,6 +46,8 @@ _READ_ONCE_PREFIXES = (
     "TRANSFORMERS",
     "XDG",
 )
+# A container that waits for longer starts cold.
+_IMPORT_SECONDS = 120.0
 _FIRST_FREE = 64
 _REPORT = 3
 
@@ -61,27 +65,31 @@ class WarmInterpreter:
     """Forks for ``python -m PACKAGE``, where PACKAGE is the one that ``module`` belongs to.
 
     The first container that it could serve starts like any other, and says with its environment what is to be
-    imported under which variables; those after it are forks, as soon as everything is imported.
+    imported under which variables; those after it are forks. They wait until everything is imported: as many imports
+    at once, one in each of them, would take the machine longer.
     """
 
     def __init__(self, module: str) -> None:
         self._module = module
         self._command = ["-m", module.partition(".")[0]]
         self._environment: dict[str, str] | None = None
-        self._ready = threading.Event()
+        self._imported: Future[bool] = Future()
 
-    def serves(self, command: Sequence[str], environment: Mapping[str, str]) -> bool:
-        """Whether a container may start as a fork now."""
+    async def serves(self, command: Sequence[str], environment: Mapping[str, str]) -> bool:
+        """Whether a container may start as a fork; returns when it can."""
         program = shutil.which(command[0], path=environment.get("PATH"))
         if list(command[1:3]) != self._command or not program or not os.path.samefile(program, sys.executable):
             return False
         if self._environment is None:
             self._start(read_once(environment))
-        return self.is_ready() and read_once(environment) == self._environment
+            return False
+        return read_once(environment) == self._environment and await self._is_imported()
 
-    def is_ready(self) -> bool:
-        """Whether everything is imported."""
-        return self._ready.is_set()
+    async def _is_imported(self) -> bool:
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._imported)), _IMPORT_SECONDS)
+        except TimeoutError:
+            return False
 
     def fork(self, arguments: Mapping[str, Any], output: int, errors: int, report: int) -> Fork:
         """Start a container; ``arguments`` are the launcher's."""
@@ -105,9 +113,9 @@ class WarmInterpreter:
         probe.join()
         if probe.exitcode:
             _log.warning("%s cannot be imported: containers start cold", self._module)
-            return
-        _log.info("%s is imported: containers start warm", self._module)
-        self._ready.set()
+        else:
+            _log.info("%s is imported: containers start warm", self._module)
+        self._imported.set_result(not probe.exitcode)
 
 
 class Fork:
