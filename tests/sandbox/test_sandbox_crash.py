@@ -15,6 +15,7 @@ from finetune_sandbox import Sandbox, processes
 from finetune_sandbox.binaries import BINARIES
 from finetune_sandbox.errors import PartFailed
 from finetune_sandbox.layout import SHARED_MEMORY, Layout, memory_folder
+from finetune_sandbox.parts import store_sockets
 from finetune_sandbox.processes import Identity
 from support.clusters import PROJECT
 
@@ -147,9 +148,12 @@ def test_down_keeps_the_logs_on_request(broken: Callable[[str, str], None], stat
 
 def test_a_removed_state_directory_ends_everything(state_dir: Path) -> None:
     sandbox = Sandbox.up(state_dir)
+    sockets = store_sockets(sandbox.state.ports)
+    assert all(socket.exists() for socket in sockets)
     state_dir.rename(state_dir.parent / "moved")
     assert processes.wait(sandbox.state.processes(), 30)
     assert not state_dir.exists()
+    assert not [socket for socket in sockets if socket.exists()]
 
 
 def test_an_attached_sandbox_and_operator_end_with_a_process_that_is_killed(state_dir: Path, tmp_path: Path) -> None:

@@ -64,8 +64,7 @@ class Supervisor:
             return 1
         finally:
             self._stop()
-        if self._in_place():
-            self._record(phase=Phase.STOPPED)
+        self._record(phase=Phase.STOPPED)
         return 0
 
     def _ask_to_stop(self, _number: int, _frame: object) -> None:
@@ -196,7 +195,9 @@ class Supervisor:
         self._save()
 
     def _save(self) -> None:
-        state.write(self._layout.state, self._state)
+        # Who removed the folder wants no record, but all that runs is still to be ended and removed.
+        if self._in_place():
+            state.write(self._layout.state, self._state)
 
 
 def describe_end(return_code: int) -> str:
