@@ -134,7 +134,9 @@ def api_server(binaries: Path, layout: Layout, port: int) -> Part:
         "service-cluster-ip-range": SERVICE_RANGE,
         "profiling": "false",
     }
-    return Part(API_SERVER, _command(binaries / API_SERVER, flags), ports=(API_PORT,), after=(ETCD,))
+    # Collected less often, it takes a fifth less CPU time for 100 MB more.
+    environment = {"GOGC": "400"}
+    return Part(API_SERVER, _command(binaries / API_SERVER, flags), (API_PORT,), (ETCD,), environment=environment)
 
 
 def controller_manager(binaries: Path, layout: Layout) -> Part:
