@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.deferred import defer, is_deferred
+from finetune_trainer.deferred import defer, execute, is_deferred
 
 _NAME = "finetune_test_outer.inner"
 _CODE = (
@@ -60,6 +60,23 @@ class TestDefer:
         assert not is_deferred(_inner())
         assert told == [_inner()]
         assert _inner().second.order == ["second", "package"]
+
+    def test_it_is_executed_on_demand_and_only_once(self) -> None:
+        defer(_NAME, {"chosen": "stand-in"})
+        inner = _inner()
+        execute(inner)
+        execute(inner)
+        assert (inner.chosen, inner.second.order) == ("own", ["second", "package"])
+
+    def test_an_import_from_a_module_does_not_execute_it(self) -> None:
+        name = "finetune_test_outer.inner.first"
+        defer(name, {"value": "stand-in"})
+        from finetune_test_outer.inner.first import value  # type: ignore[import-not-found]
+
+        assert value == "stand-in"
+        assert is_deferred(sys.modules[name])
+        execute(sys.modules[name])
+        assert sys.modules[name].value == 1
 
     def test_importing_a_module_of_it_executes_it(self) -> None:
         defer(_NAME)

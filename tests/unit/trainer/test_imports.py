@@ -67,11 +67,21 @@ parameter.grad = torch.ones(1)
 optimizer.step()
 optimizer.zero_grad()
 assert is_deferred(torch._dynamo)
-spared = ("torch._inductor", "torch.distributed.tensor", "torch.distributed.fsdp", "boto3", "botocore", "triton")
+from transformers import LlamaConfig, LlamaForCausalLM
+with torch.device("meta"):
+    sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2))
+assert model.lm_head.weight.is_meta
+from torch.fx.experimental import symbolic_shapes
+assert is_deferred(symbolic_shapes)
+spared = ("torch._inductor", "torch.distributed.tensor", "torch.distributed.fsdp", "sympy", "boto3", "botocore")
+spared += ("triton",)
 assert not [name for name in spared if sys.modules.get(name) is not None]
 double = torch.compile(lambda value: 2 * value, backend="eager")
 assert double(torch.ones(1)).item() == 2
 assert not is_deferred(torch._dynamo)
+assert torch.compile(lambda value: value + value.shape[0], backend="eager", dynamic=True)(torch.ones(3))[0] == 4
+assert not is_deferred(symbolic_shapes)
 allowed = torch._dynamo.trace_rules._allowed_callable_ids
 from transformers import PreTrainedModel
 assert id(PreTrainedModel.can_record_outputs.fget) in allowed

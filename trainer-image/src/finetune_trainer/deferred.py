@@ -53,6 +53,13 @@ def is_deferred(module: ModuleType) -> bool:
     return isinstance(getattr(module.__dict__.get(_ASKED), "__self__", None), _Deferred)
 
 
+def execute(module: ModuleType) -> None:
+    """Executes a module that :func:`defer` made, unless that has been done."""
+    deferred = getattr(module.__dict__.get(_ASKED), "__self__", None)
+    if isinstance(deferred, _Deferred):
+        deferred.execute_once()
+
+
 class _Deferred(MetaPathFinder):
     """What is behind a package that has not been executed.
 
@@ -78,7 +85,7 @@ class _Deferred(MetaPathFinder):
         """That of a module of the package which the package itself has imported."""
         if fullname.rpartition(".")[0] != self._spec.name:
             return None
-        self._execute_once()
+        self.execute_once()
         imported = sys.modules.get(fullname)
         if imported is None:
             return None
@@ -93,13 +100,17 @@ class _Deferred(MetaPathFinder):
         Raises:
             AttributeError: it has no such name.
         """
-        self._execute_once()
+        if name == "__path__" and self._spec.submodule_search_locations is None:
+            # Each import from a module asks for it, to tell packages by it.
+            raise AttributeError(f"module {self._spec.name!r} is no package", name=name)
+        self.execute_once()
         known = self._module.__dict__
         if name not in known:
             raise AttributeError(f"module {self._spec.name!r} has no attribute {name!r}", name=name)
         return known[name]
 
-    def _execute_once(self) -> None:
+    def execute_once(self) -> None:
+        """Executes the package; only the first call does."""
         with self._lock:
             known = self._module.__dict__
             if known.pop(_ASKED, None) is None:

@@ -6,13 +6,13 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from types import ModuleType
 from typing import Any, cast
 
 from finetune_api.plan import RunPlan
 from finetune_api.spec import FineTuneJobSpec, Optimizer, Tuning
 from finetune_trainer.compiler import defer_compiler
+from finetune_trainer.symbolic import defer_symbols
 
 # What transformers asks of PyTorch before it imports more of it.
 _ABSENT = ("is_torch_distributed_available", "is_torch_flex_attn_available")
@@ -61,11 +61,10 @@ def training_process() -> Callable[[RunPlan], int]:
         # DeepSpeed would import it to find that it has no GPU to write kernels for.
         _hide("triton")
     defer_compiler()
+    defer_symbols()
     spare_sharded_tensors()
     from finetune_trainer.training import worker
 
-    # Every new model of transformers makes PyTorch import it, with sympy, to work out shapes.
-    import_module("torch.fx.experimental.symbolic_shapes")
     gc.freeze()
     gc.enable()
     return worker.main
