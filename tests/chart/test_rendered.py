@@ -144,6 +144,13 @@ def test_in_namespaced_mode_the_cluster_grants_only_what_has_no_namespace() -> N
     assert role["rules"] + served["rules"] == whole["rules"]
 
 
+def test_the_operator_may_ask_the_dns_that_jobs_may_ask() -> None:
+    values = ("networkPolicy.enabled=true", "jobNetworkPolicy.dnsPorts={53,5353}")
+    (policy,) = (item for item in rendered(*values) if item["kind"] == "NetworkPolicy")
+    asked = [(rule["port"], rule["protocol"]) for rule in policy["spec"]["egress"][0]["ports"]]
+    assert asked == [(53, "UDP"), (53, "TCP"), (5353, "UDP"), (5353, "TCP")]
+
+
 def test_policies_of_jobs_lead_to_the_operators_pods() -> None:
     """What the chart writes on the command line, as the operator reads it."""
     values = ("jobNetworkPolicy.dnsPorts={5353}", "jobNetworkPolicy.privateCIDRs={169.254.0.0/16}")
