@@ -2,11 +2,14 @@
 
 Structural schemas (https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/)
 know no ``$ref``, no ``null`` type and no ``title``; pydantic writes all three.
+
+The schemas of whole objects take a while to make and are made once: who gets one must not change it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from finetune_api import GROUP, KIND, PLURAL, VERSION
@@ -187,16 +190,19 @@ def _written(spec: Schema) -> Schema:
     return schema | {"required": required, "properties": schema["properties"] | {"output": output}}
 
 
+@cache
 def effective_spec_schema() -> Schema:
     """The schema of an effective spec, with every default and every rule."""
     return schema_of(FineTuneJobSpec)
 
 
+@cache
 def job_schema() -> Schema:
     """OpenAPI v3 schema of the whole FineTuneJob, as the API server holds it against manifests."""
     return _job_schema(_written(effective_spec_schema()))
 
 
+@cache
 def effective_job_schema() -> Schema:
     """The same of a FineTuneJob whose spec is effective."""
     return _job_schema(effective_spec_schema())
@@ -239,6 +245,7 @@ def _without_fields(schema: Schema, *paths: str) -> Schema:
     return schema | {"properties": properties}
 
 
+@cache
 def profile_schema() -> Schema:
     """OpenAPI v3 schema of the whole FineTuneProfile."""
     spec = without(_telling_defaults(schema_of(FineTuneProfileSpec)), "default")

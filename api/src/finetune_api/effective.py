@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from finetune_api.applicable import applicable, laid_under, value_at
 from finetune_api.base import Object
 from finetune_api.cel import violations
-from finetune_api.crd import Schema, effective_spec_schema
+from finetune_api.crd import effective_spec_schema
 from finetune_api.defaults import filled, known_to, left_out, remembered_defaults
 from finetune_api.job import FineTuneJob
 from finetune_api.profile import NAMESPACE_PLACEHOLDER, FineTuneProfileSpec
@@ -85,7 +84,7 @@ def effective_job(manifest: Object, profile: FineTuneProfileSpec | None, default
     written = manifest.get("spec") or {}
     namespace = manifest["metadata"].get("namespace", "default")
     spec = laid_under(given_by(profile, written, namespace), written)
-    spec = filled(spec, known_to(_schema(), defaults or {}))
+    spec = filled(spec, known_to(effective_spec_schema(), defaults or {}))
     return FineTuneJob.from_manifest({**manifest, "spec": spec, "status": {}})
 
 
@@ -144,7 +143,7 @@ def effective_fields(
     effective = spec.to_wire()
     for path, value in _implied(spec):
         _set(effective, path, value)
-    return tuple(_walk(written, given, known_to(_schema(), effective), "spec", planned))
+    return tuple(_walk(written, given, known_to(effective_spec_schema(), effective), "spec", planned))
 
 
 def told_fields(fields: tuple[Effective, ...]) -> tuple[EffectiveField, ...]:
@@ -205,15 +204,10 @@ def _origin(written: Any, given: Any) -> Origin:
     return Origin.DEFAULT if given is None else Origin.PROFILE
 
 
-@cache
-def _schema() -> Schema:
-    return effective_spec_schema()
-
-
 def broken_rules(spec: FineTuneJobSpec) -> tuple[str, ...]:
     """What is wrong with an effective spec across its fields, every broken rule at once.
 
     The API server has held the rules against what was written; a default may break one that it could not decide.
     """
-    found = violations(spec.to_wire(), _schema(), "spec")
+    found = violations(spec.to_wire(), effective_spec_schema(), "spec")
     return tuple(f"{broken.path}: {broken.message}" for broken in found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from finetune_api.applicable import laid_under
@@ -17,7 +16,7 @@ from finetune_api.profile import PROFILE_KIND, FineTuneProfile, FineTuneProfileS
 from finetune_cli.cel import rule_errors
 from finetune_cli.errors import InvalidManifestError
 from finetune_cli.field_errors import FieldError, invalid, required
-from finetune_cli.structural import Schema, schema_errors, unknown_fields, with_defaults
+from finetune_cli.structural import schema_errors, unknown_fields, with_defaults
 
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _SUBDOMAIN_MESSAGE = (
@@ -39,15 +38,10 @@ class Validated:
     errors: tuple[FieldError, ...]
 
 
-@cache
-def _job_schema() -> Schema:
-    return effective_job_schema()
-
-
 def validate(manifest: dict[str, Any], profile: FineTuneProfileSpec | None = None) -> Validated:
     """Checks one FineTuneJob as ``kubectl create`` with strict validation and then the operator would, all errors at
     once; under a profile, with its defaults and bounds."""
-    schema = _job_schema()
+    schema = effective_job_schema()
     # Of a status that is sent along with a new object, the API server knows the fields' names and drops the values.
     written = {name: child for name, child in manifest.items() if name != "status"}
     # What is null is left out, to the API server as to a profile.
