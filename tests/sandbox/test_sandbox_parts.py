@@ -94,6 +94,7 @@ def test_store_has_every_port_given_and_secrets_out_of_its_arguments() -> None:
     assert flags["ip"] == flags["ip.bind"] == "127.0.0.1"
     assert flags["s3.autoCreateBucket"] == "false"
     assert flags["master.telemetry"] == "false"
+    assert int(flags["volume.max"]) >= 10_000
     assert flags["bucket"] == "finetune"
     given = {flags[f"{name}.port"] for name in ("master", "volume", "filer", "admin", "s3")}
     given |= {flags[f"{name}.port.grpc"] for name in ("master", "volume", "filer", "admin", "s3")}

@@ -213,6 +213,9 @@ def store(weed: Path, layout: Layout, ports: Mapping[str, int], credentials: Cre
         "admin.ui": "false",
         "webdav": "false",
         "master.telemetry": "false",
+        # Each bucket takes volumes; left alone, their number follows from the free disk space, and some 35 buckets were
+        # all that 35 GB had room for, empty as they were.
+        "volume.max": "10000",
     }
     for service in _STORE_SERVICES:
         flags[f"{service}.port"] = str(ports[service])
