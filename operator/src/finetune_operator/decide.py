@@ -50,7 +50,7 @@ from finetune_operator.queueing import (
 )
 from finetune_operator.quotas import demand_of, shortage
 from finetune_operator.run_policy import children_left, deadline_left
-from finetune_operator.standing import is_final, known_status, status_in
+from finetune_operator.standing import is_final, status_in
 from finetune_operator.upstreams import Wait, resolve, unresolved
 from finetune_operator.waiting import CONFIG_ERROR, blocked, missing_claim, waiting_for
 
@@ -121,7 +121,7 @@ class _Turn:
         """Jobs that live on beyond their attempt: one that failed before its pods ran, or what an operator made that
         acted on an old sight. Only what is written already counts: were the Job gone before the status says why, nobody
         would know."""
-        written = progression.attempt_number(known_status(self.seen.manifest))
+        written = progression.attempt_number(self.seen.status)
         unfinished = (job for job in self.seen.jobs if job.finished is None and not job.deleting)
         return tuple(job.name for job in unfinished if job.attempt != written)
 
@@ -134,7 +134,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
     """Decides about one job. Nothing but its arguments counts, so that any crash is followed by the same decision."""
     if seen.manifest["metadata"].get("deletionTimestamp") or left_to_others(seen.manifest):
         return Decision(status=None)
-    status = known_status(seen.manifest)
+    status = seen.status
     final = is_final(status)
     try:
         found = governed(seen, status)
@@ -159,7 +159,7 @@ def decide(seen: Observation, policy: Policy) -> Decision:
 
 def refused(seen: Observation, problem: str) -> FineTuneJobStatus:
     """The status of a job one of whose children the API server refused to create. It is tried again."""
-    status = known_status(seen.manifest)
+    status = seen.status
     prepared = progression.prepared_from(status, progression.attempt_number(status)) is not None
     state = State.STARTING if prepared else State.PREPARING
     phase = Phase(state, Reason.CHILD_REFUSED, f"{problem}. It is tried again", prepared=prepared)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from finetune_api.outcomes import Stage, StageOutcome
 from finetune_api.progress import Progress
 from finetune_api.reports import ProgressReport
+from finetune_api.status import FineTuneJobStatus
 from finetune_operator.hearing import Silence
 from finetune_operator.naming import ATTEMPT_LABEL, QUEUE_LABEL, STAGE_LABEL
 from finetune_operator.workloads import Workload
@@ -87,14 +88,15 @@ class Pod:
 class Observation:
     """One job and its children, as they are now.
 
-    ``needed`` is the job that its model comes from, the one that this needs in turn, and so on, as far as they exist;
-    ``account`` the ServiceAccount that it names, if that exists; ``workload`` what Kueue says of the Job
-    that waits in its queue; ``quotas`` the ResourceQuotas of the namespace, where they may be in the way.
+    ``status`` is the manifest's; ``needed`` the job that its model comes from, the one that this needs in turn, and so
+    on, as far as they exist; ``account`` the ServiceAccount that it names, if that exists; ``workload`` what Kueue says
+    of the Job that waits in its queue; ``quotas`` the ResourceQuotas of the namespace, where they may be in the way.
     ``silence`` is that of the newest prepare pod that runs.
     ``profiles`` are those that it may run under while that is not decided: the one that it names, or every default.
     """
 
     manifest: Object
+    status: FineTuneJobStatus
     now: datetime
     jobs: tuple[ChildJob, ...] = ()
     pods: tuple[Pod, ...] = ()
@@ -145,6 +147,14 @@ def queued_job(jobs: Iterable[ChildJob]) -> ChildJob | None:
     """The newest Job whose pods somebody else holds back."""
     waiting = [job for job in jobs if job.suspended and job.finished is None and not job.deleting]
     return max(waiting, key=lambda job: (job.attempt, job.stage is Stage.TRAIN), default=None)
+
+
+def known_status(manifest: Object) -> FineTuneJobStatus:
+    """The status as last written. One that cannot be read is as good as none: storage and children know the rest."""
+    try:
+        return FineTuneJobStatus.model_validate(manifest.get("status") or {})
+    except ValidationError:
+        return FineTuneJobStatus()
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -283,10 +293,12 @@ def observe(
     quotas: Iterable[Object] = (),
     profiles: Iterable[Object] = (),
     namespace_labels: Mapping[str, str] | None = None,
+    status: FineTuneJobStatus | None = None,
 ) -> Observation:
-    """Puts together what was read of one job."""
+    """Puts together what was read of one job. The ``status`` is read from the manifest unless that was done already."""
     return Observation(
         manifest=manifest,
+        status=status or known_status(manifest),
         now=now.replace(microsecond=0),
         jobs=tuple(read_job(job) for job in jobs if _is_child(job)),
         pods=tuple(read_pod(pod) for pod in pods if _is_child(pod)),

@@ -21,12 +21,12 @@ from finetune_operator.events import damage_event, damages, event, transitions
 from finetune_operator.kube import Kube
 from finetune_operator.lost_pods import preparing_pod
 from finetune_operator.naming import FIELD_MANAGER, JOB_LABEL, JOB_UID_LABEL, QUEUED_JOB_LABEL
-from finetune_operator.observation import ChildJob, Observation, observe
+from finetune_operator.observation import ChildJob, Observation, known_status, observe
 from finetune_operator.policy import Policy
 from finetune_operator.profiles import account_named, has_begun, named_profile
 from finetune_operator.progress import Reports, write_progress
 from finetune_operator.quotas import worth_reading
-from finetune_operator.standing import is_final, known_status
+from finetune_operator.standing import is_final
 from finetune_operator.upstreams import MAX_CHAIN, next_needed
 from finetune_operator.workloads import API_VERSIONS, Workload, newest_workload
 
@@ -104,12 +104,12 @@ class Reconciler:
             return None
         except KubeError as error:
             if error.status in _REFUSALS:
-                await self._write_status(seen.manifest, refused(seen, str(error)))
+                await self._write_status(seen.manifest, seen.status, refused(seen, str(error)))
             raise
         await self._delete(key.namespace, decision)
         manifest = await self._with_last_progress(seen) if is_final(decision.status) else seen.manifest
         manifest = await self._with_checkpoint(manifest, wanted(seen, decision.status))
-        version = await self._write_status(manifest, decision.status)
+        version = await self._write_status(manifest, seen.status, decision.status)
         if is_final(decision.status):
             self._reports.end(key.namespace, key.name, seen.manifest["metadata"]["uid"])
         self._settle(key, seen, decision, version)
@@ -141,22 +141,35 @@ class Reconciler:
 
     async def _observe(self, key: Key) -> Observation:
         manifest = await self._kube.get(API_VERSION, PLURAL, key.namespace, key.name)
+        status = known_status(manifest)
         selector = f"{JOB_UID_LABEL}={manifest['metadata']['uid']}"
         jobs = await self._kube.list("batch/v1", "jobs", key.namespace, selector)
         pods = await self._kube.list("v1", "pods", key.namespace, selector)
         report = self._reports.newest(key.namespace, key.name)
-        needed, (profiles, labels) = await self._needed(key, manifest), await self._profiles(key, manifest)
-        seen = observe(manifest, jobs, pods, report, self._clock(), needed, profiles=profiles, namespace_labels=labels)
+        needed = await self._needed(key, manifest, status)
+        profiles, labels = await self._profiles(key, manifest, status)
+        seen = observe(
+            manifest,
+            jobs,
+            pods,
+            report,
+            self._clock(),
+            needed,
+            profiles=profiles,
+            namespace_labels=labels,
+            status=status,
+        )
         workload = await self._workload(key, seen.queued)
-        quotas, account = await self._quotas(key, seen), await self._account(key, manifest)
+        quotas, account = await self._quotas(key, seen), await self._account(key, seen)
         pod = preparing_pod(seen.pods)
         silence = self._reports.hearing.silence((key.namespace, key.name), pod.created if pod else None)
         return replace(seen, account=account, workload=workload, quotas=quotas, silence=silence)
 
-    async def _profiles(self, key: Key, manifest: Object) -> tuple[list[Object], dict[str, str]]:
+    async def _profiles(
+        self, key: Key, manifest: Object, status: FineTuneJobStatus
+    ) -> tuple[list[Object], dict[str, str]]:
         """While it is not decided: the profile that a job names, or every default one; and the labels of its namespace
         where one of them asks for some."""
-        status = known_status(manifest)
         if has_begun(status) or is_final(status):
             return [], {}
         name = named_profile(manifest)
@@ -173,10 +186,10 @@ class Reconciler:
         namespace = await self._kube.get("v1", "namespaces", None, key.namespace)
         return found, namespace["metadata"].get("labels") or {}
 
-    async def _account(self, key: Key, manifest: Object) -> Object | None:
+    async def _account(self, key: Key, seen: Observation) -> Object | None:
         """The ServiceAccount that an unfinished job names; None where there is none."""
-        name = account_named(manifest)
-        if name is None or is_final(known_status(manifest)):
+        name = account_named(seen.manifest)
+        if name is None or is_final(seen.status):
             return None
         try:
             return await self._kube.get("v1", "serviceaccounts", key.namespace, name)
@@ -201,11 +214,11 @@ class Reconciler:
                     raise
         return None
 
-    async def _needed(self, key: Key, manifest: Object) -> list[Object]:
+    async def _needed(self, key: Key, manifest: Object, status: FineTuneJobStatus) -> list[Object]:
         """The jobs that a job waits for, those that they need in turn, and so on, up to ones that are missing, have
         published, or came before."""
         found: list[Object] = []
-        names = [] if known_status(manifest).upstreams else list(next_needed(manifest))
+        names = [] if status.upstreams else list(next_needed(manifest))
         for name in names:
             # The list grows while it is walked. What is missing is waited for; the job that needs it says so.
             with suppress(NotFound):
@@ -249,8 +262,11 @@ class Reconciler:
                 await self._kube.delete(version, plural, namespace, name)
             await self._kube.delete_job(namespace, name)
 
-    async def _write_status(self, manifest: Object, status: FineTuneJobStatus) -> str:
-        """Applies the status if it changed, and only then tells of transitions. Returns the job's version then."""
+    async def _write_status(self, manifest: Object, known: FineTuneJobStatus, status: FineTuneJobStatus) -> str:
+        """Applies the status if it changed from the known one, and only then tells of transitions.
+
+        Returns the job's version then.
+        """
         wire, before = (
             {field: value for field, value in written.items() if field not in REPORTED_FIELDS}
             for written in (status.to_wire(), manifest.get("status") or {})
@@ -258,7 +274,6 @@ class Reconciler:
         if wire == before:
             return str(manifest["metadata"]["resourceVersion"])
         written = await self._kube.apply_status(status_manifest(manifest, wire), PLURAL, FIELD_MANAGER)
-        known = known_status(manifest)
         for condition in transitions(known, status):
             await self._tell(event(manifest, condition, self._instance, self._clock()))
         for note in damages(known, status):

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
-
 from finetune_api.conditions import Phase, conditions, is_true
 from finetune_api.status import ConditionType, FineTuneJobStatus
 from finetune_operator.observation import Observation
-
-Object = dict[str, Any]
-
-
-def known_status(manifest: Object) -> FineTuneJobStatus:
-    """The status as last written. One that cannot be read is as good as none: storage and children know the rest."""
-    try:
-        return FineTuneJobStatus.model_validate(manifest.get("status") or {})
-    except ValidationError:
-        return FineTuneJobStatus()
 
 
 def is_final(status: FineTuneJobStatus) -> bool:

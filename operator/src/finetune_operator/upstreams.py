@@ -16,6 +16,7 @@ from finetune_api.references import upstream_of
 from finetune_api.status import ConditionType, FineTuneJobStatus, Reason
 from finetune_api.upstream import Upstream, Upstreams, conflict
 from finetune_api.weights import jobs_named, jobs_needed, weight_sources, weights_field
+from finetune_operator.observation import known_status
 
 Object = dict[str, Any]
 # Jobs that one job builds on, directly or not, itself counted. More are taken for a mistake.
@@ -37,7 +38,8 @@ def needed_names(manifest: Object) -> tuple[str, ...]:
 
 def next_needed(manifest: Object) -> tuple[str, ...]:
     """As :func:`needed_names`; none once the job has published, since what it needed no longer matters."""
-    return () if is_true(_status(manifest).conditions, ConditionType.COMPLETE) else needed_names(manifest)
+    names = needed_names(manifest)
+    return () if names and is_true(known_status(manifest).conditions, ConditionType.COMPLETE) else names
 
 
 def unresolved(job: FineTuneJob) -> bool:
@@ -91,19 +93,12 @@ def _endless(job: FineTuneJob, seen: Sequence[Object]) -> tuple[str, ...]:
 def _result(job: FineTuneJob, use: str, name: str, manifest: Object | None) -> Upstream | Wait:
     if manifest is None or "deletionTimestamp" in manifest["metadata"]:
         return Wait(Reason.JOB_NOT_FOUND, f"waiting for the FineTuneJob {name!r}, which does not exist yet")
-    status = _status(manifest)
+    status = known_status(manifest)
     if is_true(status.conditions, ConditionType.FAILED):
         return Wait(Reason.JOB_FAILED, _failed(name, status))
     if not is_true(status.conditions, ConditionType.COMPLETE):
         return Wait(Reason.WAITING_FOR_JOB, f"waiting for the FineTuneJob {name!r} to be Complete")
     return _finished(job, use, manifest)
-
-
-def _status(manifest: Object) -> FineTuneJobStatus:
-    try:
-        return FineTuneJobStatus.model_validate(manifest.get("status") or {})
-    except ValidationError:
-        return FineTuneJobStatus()
 
 
 def _finished(job: FineTuneJob, use: str, manifest: Object) -> Upstream | Wait:
