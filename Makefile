@@ -37,7 +37,7 @@ faults: env ## Run the fault suite with 25 seeds instead of one (FAULT_SEED=n re
 lint: env ## ruff, mypy and the import contracts
 	@ruff check .
 	@ruff format --check .
-	@mypy
+	@python scripts/typecheck.py
 	@lint-imports
 
 crds: env ## Write crds/ and docs/reference.md from api/, docs/values.md from the chart
