@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer import compiler
-from finetune_trainer.compiler import disable
+from finetune_trainer.compiler import compiling_at_first_call, disable
 
 
 @pytest.fixture
@@ -45,3 +45,39 @@ def test_a_class_stays_as_it_is() -> None:
 
     marked: Any = disable(Some)
     assert marked is Some
+
+
+def test_a_marked_function_is_compiled_once_when_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    told: list[Any] = []
+
+    def compile_now(function: Any, **options: Any) -> Any:
+        told.append((function(0), options))
+        return lambda number: 10 * function(number)
+
+    monkeypatch.setattr(torch, "compile", compile_now)
+    with compiling_at_first_call():
+
+        @torch.compile
+        def plain(number: int) -> int:
+            """Its own."""
+            return number + 1
+
+        @torch.compile(dynamic=False)
+        def marked(number: int) -> int:
+            return number + 2
+
+    assert torch.compile is compile_now
+    assert (told, plain.__doc__) == ([], "Its own.")
+    assert [plain(1), plain(2), marked(1)] == [20, 30, 30]
+    assert told == [(1, {}), (2, {"dynamic": False})]
+
+
+def test_whatever_is_imported_pytorch_compiles_afterwards() -> None:
+    import torch
+
+    real = torch.compile
+    with pytest.raises(ImportError), compiling_at_first_call():
+        raise ImportError("no such library")
+    assert torch.compile is real

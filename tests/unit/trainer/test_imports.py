@@ -47,6 +47,23 @@ def test_peft_imports_it_only_then(optimizer: str, imported: int) -> None:
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", _WORKER, spec], check=False).returncode == imported
 
 
+_EIGHT_BITS = """
+import os
+import sys
+os.environ["DS_ACCELERATOR"] = "cpu"
+from finetune_trainer.imports import training_process
+training_process()
+import torch
+from finetune_trainer.deferred import is_deferred
+assert is_deferred(torch._dynamo)
+from bitsandbytes.functional import create_dynamic_map
+code, values = create_dynamic_map(), torch.linspace(-1, 1, 256)
+quantized, scales = torch.ops.bitsandbytes.quantize_blockwise.default(values, code, 256)
+restored = torch.ops.bitsandbytes.dequantize_blockwise.default(quantized, scales, code, 256, torch.float32)
+assert (restored - values).abs().max() < 0.02
+"""
+
+
 _LEAN = """
 import os
 import sys
@@ -92,6 +109,13 @@ def test_nothing_of_the_compiler_is_imported_before_something_is_compiled() -> N
     """Nor Muon's functions compiled while they are imported; what was marked for the compiler is known to it then."""
     line = [sys.executable, "-W", "ignore", "-c", _LEAN, make_spec().to_json()]
     done = subprocess.run(line, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_of_the_compiler_comes_with_bitsandbytes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _EIGHT_BITS], stderr=subprocess.PIPE, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

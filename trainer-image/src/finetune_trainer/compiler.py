@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any, cast
@@ -62,5 +63,36 @@ def disable(function: Any = None, recursive: bool = True, **options: Any) -> Any
                 return function(*args, **kwargs)
             disabled = cast(Any, compiler).disable(function, recursive, **options)
         return disabled(*args, **kwargs)
+
+    return run
+
+
+@contextmanager
+def compiling_at_first_call() -> Iterator[None]:
+    """Has functions that are marked with ``torch.compile`` in the meantime compiled when they are called first.
+
+    PyTorch imports the compiler as soon as a function is marked, called or not.
+    """
+    import torch
+
+    compile_now = torch.compile
+    cast(Any, torch).compile = partial(_at_first_call, compile_now)
+    try:
+        yield
+    finally:
+        cast(Any, torch).compile = compile_now
+
+
+def _at_first_call(compile_now: Callable[..., Any], function: Any = None, **options: Any) -> Any:
+    if function is None:
+        return partial(_at_first_call, compile_now, **options)
+    compiled: Callable[..., Any] | None = None
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        nonlocal compiled
+        if compiled is None:
+            compiled = cast(Callable[..., Any], compile_now(function, **options))
+        return compiled(*args, **kwargs)
 
     return run

@@ -6,12 +6,13 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 from typing import Any, cast
 
 from finetune_api.plan import RunPlan
 from finetune_api.spec import FineTuneJobSpec, Optimizer, Tuning
-from finetune_trainer.compiler import defer_compiler
+from finetune_trainer.compiler import compiling_at_first_call, defer_compiler
 from finetune_trainer.symbolic import defer_symbols
 
 # What transformers asks of PyTorch before it imports more of it.
@@ -62,12 +63,20 @@ def training_process() -> Callable[[RunPlan], int]:
         _hide("triton")
     defer_compiler()
     defer_symbols()
+    _import_bitsandbytes()
     spare_sharded_tensors()
     from finetune_trainer.training import worker
 
     gc.freeze()
     gc.enable()
     return worker.main
+
+
+def _import_bitsandbytes() -> None:
+    """Unless it is hidden: PEFT would, and with it the compiler for functions that a training may never call."""
+    if "bitsandbytes" not in sys.modules:
+        with compiling_at_first_call():
+            import_module("bitsandbytes")
 
 
 def spare_sharded_tensors() -> None:
