@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,11 @@ _LONG = ("chart", "cluster", "faults", "training", "local", "docs")
 # OpenMP does by spinning. Read when PyTorch is imported; a pod's processes have a number of their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+_AFTER_MULTIPROCESSING = -200
+
 # No deadlines on a busy machine, and no files beside the sources; the same examples in every run.
 settings.register_profile("project", deadline=None, database=None, derandomize=True)
 settings.load_profile("project")
-
-
-_temporary: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,16 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
-    _temporary.append(tempfile.mkdtemp(prefix="finetune-tests-"))
+    folder = tempfile.mkdtemp(prefix="finetune-tests-")
     # A sandbox of another user passes through it.
-    Path(_temporary[0]).chmod(0o711)
-    os.environ["TMPDIR"] = tempfile.tempdir = _temporary[0]
-
-
-def pytest_unconfigure() -> None:
-    """Removes the folder for temporary files, when the workers have ended."""
-    while _temporary:
-        shutil.rmtree(_temporary.pop(), ignore_errors=True)
+    Path(folder).chmod(0o711)
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    # When the workers have ended, and after multiprocessing has removed what it has there itself.
+    Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=_AFTER_MULTIPROCESSING)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

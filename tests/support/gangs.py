@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from support.training_runs import free_port
+from support.warm import Program
 
-TESTS = str(Path(__file__).parents[1])
 _SETTINGS = {
     "DS_ACCELERATOR": "cpu",
     "OMP_NUM_THREADS": "1",
     "FINETUNE_COLLECTIVE_TIMEOUT": "60",
-    "PYTHONPATH": TESTS,
 }
 # Time for the stacks of a gang that hangs to reach its logs.
 _DUMP_SECONDS = 3
@@ -44,10 +42,10 @@ def run_gang(
         GangFailed: not all nodes ended with exit code 0.
     """
     port = free_port()
-    command = [sys.executable, "-m", "support.gang_node", str(nodes), str(processes)]
+    variables = {**os.environ, **_SETTINGS, **environment}
     files = [logs / f"node-{node}.log" for node in range(nodes)]
     pods = [
-        _start([*command, str(node), str(port), module, *arguments], file, environment)
+        Program("support.gang_node", [*map(str, (nodes, processes, node, port)), module, *arguments], file, variables)
         for node, file in enumerate(files)
     ]
     try:
@@ -71,13 +69,13 @@ def write_stacks_on_request() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
-def _start(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    with log.open("wb") as output:
-        variables = {**os.environ, **_SETTINGS, **environment}
-        return subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT)
+def set_aside() -> None:
+    """Keeps the garbage collector, which DeepSpeed calls often, from looking again through what is there by now."""
+    gc.collect()
+    gc.freeze()
 
 
-def _ends(pods: Sequence[subprocess.Popen[bytes]], seconds: float) -> list[int | None]:
+def _ends(pods: Sequence[Program], seconds: float) -> list[int | None]:
     """Exit codes once all pods have ended, one has failed, or the time is over."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -88,14 +86,14 @@ def _ends(pods: Sequence[subprocess.Popen[bytes]], seconds: float) -> list[int |
     return [pod.poll() for pod in pods]
 
 
-def _workers(pod: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def _workers(pod: Program) -> list[psutil.Process]:
     try:
         return psutil.Process(pod.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
 
 
-def _kill(pod: subprocess.Popen[bytes]) -> None:
+def _kill(pod: Program) -> None:
     workers = _workers(pod)
     pod.kill()
     pod.wait()

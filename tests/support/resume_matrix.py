@@ -13,10 +13,10 @@ from finetune_api.plan import RunPlan
 from finetune_trainer.errors import Preempted
 from finetune_trainer.progress import SilentReporter
 from finetune_trainer.signals import StopRequest
-from finetune_trainer.training.train import Training
+from finetune_trainer.training.train import Place, Training
 from finetune_trainer.training.worker import join_world, load_splits
 from finetune_trainer.workspace import Workspace
-from support.gangs import write_stacks_on_request
+from support.gangs import set_aside, write_stacks_on_request
 
 
 class Crash(Exception):
@@ -60,18 +60,23 @@ def main(folder: Path) -> None:
     plans = [RunPlan.model_validate_json(workspace.plan.read_bytes()) for workspace in workspaces]
     place = join_world(plans[0], os.environ)
     for plan, workspace in zip(plans, workspaces, strict=True):
-        assert plan.prepared is not None
-        arguments = (plan, plan.prepared, workspace, place, Notes(workspace.root / "resumption.json"))
-        interruption = workspace.root / "interrupt"
-        if not interruption.exists():
-            Training(*arguments).run(load_splits(workspace, plan.prepared))
-            continue
-        how, at = interruption.read_text().split()
-        try:
-            InterruptedTraining(*arguments, how=how, at=int(at)).run(load_splits(workspace, plan.prepared))
-        except (Crash, Preempted):
-            continue
-        raise AssertionError(f"{workspace.root} was not interrupted")
+        _train(plan, workspace, place)
+        set_aside()
+
+
+def _train(plan: RunPlan, workspace: Workspace, place: Place) -> None:
+    assert plan.prepared is not None
+    arguments = (plan, plan.prepared, workspace, place, Notes(workspace.root / "resumption.json"))
+    interruption = workspace.root / "interrupt"
+    if not interruption.exists():
+        Training(*arguments).run(load_splits(workspace, plan.prepared))
+        return
+    how, at = interruption.read_text().split()
+    try:
+        InterruptedTraining(*arguments, how=how, at=int(at)).run(load_splits(workspace, plan.prepared))
+    except (Crash, Preempted):
+        return
+    raise AssertionError(f"{workspace.root} was not interrupted")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from pathlib import Path
 from finetune_api.plan import RunPlan
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.progress import SilentReporter
-from finetune_trainer.training.train import Training
+from finetune_trainer.training.train import Place, Training
 from finetune_trainer.training.worker import join_world, load_splits
 from finetune_trainer.workspace import Workspace
-from support.gangs import write_stacks_on_request
+from support.gangs import set_aside, write_stacks_on_request
 
 
 def main(folder: Path) -> None:
@@ -22,19 +22,22 @@ def main(folder: Path) -> None:
     plans = [RunPlan.model_validate_json(workspace.plan.read_bytes()) for workspace in workspaces]
     place = join_world(plans[0], os.environ)
     for plan, workspace in zip(plans, workspaces, strict=True):
-        assert plan.prepared is not None
-        training = Training(plan, plan.prepared, workspace, place, SilentReporter())
-        try:
-            trained = training.run(load_splits(workspace, plan.prepared))
-        except TrainerError as error:
-            # All ranks raise it at the same point, and so can go on together.
-            (workspace.root / "error").write_text(f"{error.failure_class.value}: {error.message}")
-            continue
-        if place.rank == 0:
-            (workspace.root / "kind").write_text(trained.kind.value)
-            (workspace.root / "evaluation.json").write_text(
-                trained.evaluation.to_json() if trained.evaluation else "{}"
-            )
+        _train(plan, workspace, place)
+        set_aside()
+
+
+def _train(plan: RunPlan, workspace: Workspace, place: Place) -> None:
+    assert plan.prepared is not None
+    training = Training(plan, plan.prepared, workspace, place, SilentReporter())
+    try:
+        trained = training.run(load_splits(workspace, plan.prepared))
+    except TrainerError as error:
+        # All ranks raise it at the same point, and so can go on together.
+        (workspace.root / "error").write_text(f"{error.failure_class.value}: {error.message}")
+        return
+    if place.rank == 0:
+        (workspace.root / "kind").write_text(trained.kind.value)
+        (workspace.root / "evaluation.json").write_text(trained.evaluation.to_json() if trained.evaluation else "{}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from finetune_trainer.data.splits import (
     write_split,
 )
 from finetune_trainer.models.sources import open_model
+from support.warm import Program
 
 VOCABULARY = 256
 BUCKET = "bucket"
@@ -202,6 +203,27 @@ def start_pod(
     plan: RunPlan, folder: Path, node: int = 0, stage: str = "train", **environment: str
 ) -> subprocess.Popen[str]:
     """Starts the main process of one training pod; its log goes to ``log`` in its folder."""
+    arguments, variables = _pod(plan, folder, node, stage, environment)
+    with (folder / "log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "finetune_trainer", *arguments],
+            env=variables,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def fork_pod(plan: RunPlan, folder: Path, node: int = 0, stage: str = "train", **environment: str) -> Program:
+    """Like :func:`start_pod`, of a process that has imported already what trains."""
+    arguments, variables = _pod(plan, folder, node, stage, environment)
+    return Program("finetune_trainer", arguments, folder / "log", variables)
+
+
+def _pod(
+    plan: RunPlan, folder: Path, node: int, stage: str, environment: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of a pod's main process."""
     folder.mkdir(parents=True, exist_ok=True)
     plan_file = folder / "given-plan.json"
     plan_file.write_text(plan.to_json())
@@ -212,11 +234,4 @@ def start_pod(
         "FINETUNE_RENDEZVOUS_TIMEOUT": "60",
         "FINETUNE_COLLECTIVE_TIMEOUT": "60",
     }
-    with (folder / "log").open("w") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "finetune_trainer", stage, "--plan", str(plan_file)],
-            env={**os.environ, **settings, **environment},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    return [stage, "--plan", str(plan_file)], {**os.environ, **settings, **environment}

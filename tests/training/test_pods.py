@@ -20,11 +20,13 @@ from finetune_api.status import Origin
 from finetune_trainer.data.splits import SplitsSummary
 from support.listener import endpoint_of, listening
 from support.tiny_model import write_tiny_model
-from support.training_runs import make_plan, make_spec, start_pod, write_prepared_data
+from support.training_runs import fork_pod, make_plan, make_spec, start_pod, write_prepared_data
+from support.warm import Program
 
 # Far more than any of this takes; it only keeps a broken run from hanging the suite.
 BOUND_SECONDS = 240
 ENDLESS = 1_000_000
+Pod = Program | subprocess.Popen[str]
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -34,7 +36,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.store = folder, folder / "store"
-        self.pods: list[subprocess.Popen[str]] = []
+        self.pods: list[Pod] = []
         write_tiny_model(self.store / "bucket" / "model")
         # Fewer held-out rows than processes.
         self.summary: SplitsSummary = write_prepared_data(self.store / "bucket" / "prepared", validation_rows=1)
@@ -42,8 +44,14 @@ class Site:
     def plan(self, **options: Any) -> RunPlan:
         return make_plan(self.store, make_spec(**options), self.summary)
 
-    def start(self, plan: RunPlan, name: str, node: int = 0, **environment: str) -> subprocess.Popen[str]:
-        pod = start_pod(plan, self.folder / name, node, **environment)
+    def start(self, plan: RunPlan, name: str, node: int = 0, **environment: str) -> Pod:
+        return self._kept(fork_pod(plan, self.folder / name, node, **environment))
+
+    def start_cold(self, plan: RunPlan, name: str, **environment: str) -> Pod:
+        """A pod that imports everything itself."""
+        return self._kept(start_pod(plan, self.folder / name, **environment))
+
+    def _kept(self, pod: Pod) -> Pod:
         self.pods.append(pod)
         return pod
 
@@ -91,7 +99,7 @@ def descendants(process: int) -> list[int]:
     return [found for child in children(process) for found in (child, *descendants(child))]
 
 
-def workers(pod: subprocess.Popen[str]) -> list[int]:
+def workers(pod: Pod) -> list[int]:
     """Training processes of a pod: children of the process that imported for all of them."""
     (parent,) = children(pod.pid)
     return children(parent)
@@ -188,7 +196,7 @@ THREAD = "import threading, time; threading.Thread(target=time.sleep, args=(9999
 def test_diverging_is_a_failure_of_its_own_also_of_a_rank_that_is_not_forked(site: Site) -> None:
     options: dict[str, Any] = {"tuning": "full", "stage": 0, "learningRate": "1e30", "warmupSteps": 0}
     (site.folder / "sitecustomize.py").write_text(THREAD)
-    pod = site.start(site.plan(**options), "pod", PYTHONPATH=str(site.folder))
+    pod = site.start_cold(site.plan(**options), "pod", PYTHONPATH=str(site.folder))
     assert pod.wait(timeout=BOUND_SECONDS) == ExitCode.DIVERGED, site.log("pod")
     failure = site.outcome("pod")["failure"]
     assert failure["message"] == "the gradient norm of step 2 is nan"

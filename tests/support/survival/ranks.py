@@ -16,6 +16,7 @@ from typing import Self
 
 from finetune_api.outcomes import StageOutcome
 from finetune_api.plan import RunPlan
+from finetune_trainer.imports import hide_bitsandbytes, training_process
 from finetune_trainer.main import log_format
 from finetune_trainer.training.heartbeat import Beat, read_beat
 from finetune_trainer.workspace import Workspace
@@ -28,13 +29,10 @@ _SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 _MODULES = (
-    "deepspeed",
-    # What imports the compiler of torch when an engine is made: two thirds of a rank's start.
+    # What DeepSpeed and transformers import when an engine or a model is made.
     "deepspeed.runtime.zero.muon.muon_optimizer",
-    "peft",
     "transformers.models.llama.modeling_llama",
     "finetune_trainer.artifact.publish",
-    "finetune_trainer.training.worker",
 )
 # Far more than anything here takes.
 BOUND_SECONDS = 300.0
@@ -44,7 +42,8 @@ _LOOK_SECONDS = 0.002
 def import_everything() -> None:
     """Imports what ranks need. No tensor may be computed with in this process: threads do not survive a fork."""
     os.environ.update(_SETTINGS)
-    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]
+    hide_bitsandbytes()
+    training_process()
     for module in _MODULES:
         importlib.import_module(module)
 
