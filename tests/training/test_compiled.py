@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_sandbox.layout import default_cache_dir
 from support.gangs import run_gang
 from support.tiny_model import write_tiny_model
 from support.training_runs import make_plan, make_spec, write_prepared_data
@@ -50,7 +51,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (workspace / "plan.json").write_text(make_plan(store, spec_of(name == "compiled"), summary).to_json())
         (workspace / "model").symlink_to(model)
         (workspace / "data").symlink_to(store / "bucket" / "prepared")
-    run_gang(folder, 1, 1, "support.train_matrix", str(trained))
+    # Code of the same blocks is compiled once per machine: its key has all that goes into it.
+    compiled_code = str(default_cache_dir() / "inductor")
+    run_gang(folder, 1, 1, "support.train_matrix", str(trained), TORCHINDUCTOR_CACHE_DIR=compiled_code)
     return trained
 
 
