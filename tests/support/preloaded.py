@@ -21,6 +21,8 @@ import transformers.models.llama.modeling_llama  # noqa: E402, F401
 from finetune_trainer import prepare  # noqa: E402, F401
 from finetune_trainer.artifact import publish  # noqa: E402, F401
 from finetune_trainer.storage import s3  # noqa: E402, F401
+from finetune_trainer.storage.s3client import read_descriptions  # noqa: E402
 from finetune_trainer.training import launch  # noqa: E402, F401
 
+read_descriptions()
 gc.freeze()

@@ -18,4 +18,7 @@ training_process()
 
 from finetune_trainer import prepare  # noqa: E402, F401
 from finetune_trainer.storage import s3  # noqa: E402, F401
+from finetune_trainer.storage.s3client import read_descriptions  # noqa: E402
 from finetune_trainer.training import launch  # noqa: E402, F401
+
+read_descriptions()

@@ -28,6 +28,7 @@ from botocore.exceptions import (
     ProxyConnectionError,
     SSLError,
 )
+from botocore.loaders import Loader, create_loader
 
 from finetune_api.spec import AddressingStyle, Checksum
 from finetune_api.uris import S3Location
@@ -76,6 +77,8 @@ class Client:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._session = botocore.session.Session()
+        loader = _loader_of(self._session.get_config_variable("data_path"))
+        self._session.register_component("data_loader", loader)
 
     @cached_property
     def s3(self) -> Any:
@@ -146,6 +149,15 @@ def _named(access: str | None, secret: str | None, token: str | None) -> dict[st
 
 
 client_of: Callable[[Connection], Client] = lru_cache(Client)
+# Reads what describes S3 to botocore, which is most of the time that a client takes: once for all sessions.
+_loader_of: Callable[[str | None], Loader] = lru_cache(create_loader)
+
+
+def read_descriptions() -> None:
+    """Reads what clients are made from, so that processes that are forked later need not. Nothing is sent."""
+    # Without credentials it would look for some.
+    nobody = (("aws_access_key_id", "nobody"), ("aws_secret_access_key", "nobody"))
+    _ = Client(Connection(None, None, AddressingStyle.AUTO, Checksum.CRC64NVME, nobody)).s3
 
 
 def _wait_and_repeat(
