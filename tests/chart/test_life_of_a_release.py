@@ -20,6 +20,8 @@ from support.helm import CHART, NAMESPACE, ON_SANDBOX, RELEASE, Release, rendere
 from support.operated import Object, Platform, eventually, finished, is_true
 
 JOBS = tuple(f"job-{number}" for number in range(int(os.environ.get("FINETUNE_CHART_JOBS", "2"))))
+# So many that the jobs outlast all that is done meanwhile, at twice its time.
+STEPS = 250
 CRD = "finetunejobs.finetune.dev"
 CRDS = [f"customresourcedefinition.apiextensions.k8s.io/{name}" for name in (CRD, "finetuneprofiles.finetune.dev")]
 # Of the Prometheus operator, which is not on a sandbox.
@@ -99,7 +101,7 @@ def test_install(bare: Platform, release: Release, version_before: Path, team: s
     assert "WARNING: trainer.image.digest is empty" in notes
     assert "Artifact" not in _columns(bare)
     for name in JOBS:
-        bare.submit(team, name, hyperparameters={"maxSteps": 400})
+        bare.submit(team, name, hyperparameters={"maxSteps": STEPS})
     for name in JOBS:
         bare.wait(team, name, lambda job: is_true(job, "Running"), 600)
     assert set(_training_jobs(bare, team)) == set(JOBS)
@@ -161,7 +163,7 @@ def test_reinstalled_it_goes_on_and_trains_nothing_again(bare: Platform, release
         job = bare.wait(team, name, finished, 900)
         assert is_true(job, "Complete"), bare.story(team, job)
         assert [attempt["outcome"] for attempt in job["status"]["attempts"]] == ["Succeeded"]
-        assert job["status"]["progress"]["step"] == 400
+        assert job["status"]["progress"]["step"] == STEPS
     assert _training_jobs(bare, team) == started
     log = _operator_log(bare)
     assert "orbidden" not in log

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,10 @@ from urllib3.exceptions import HTTPError
 from finetune_sandbox.errors import RequestFailed
 
 Object = dict[str, Any]
+
+_CONNECT_SECONDS = 5.0
+# How long a watch may be silent beyond its time, and how soon it begins again after its end.
+_OVERTIME_SECONDS, _AGAIN_SECONDS = 5.0, 0.2
 
 # Where the API serves the kinds that tests look at.
 _GROUPS = {
@@ -50,9 +57,45 @@ class KubeReader:
         says = {"apiVersion": found["apiVersion"], "kind": found["kind"].removesuffix("List")}
         return [says | item for item in found["items"]]
 
-    def _ask(self, path: str, **query: str) -> Object:
+    def changes(self, kind: str, namespace: str, name: str, seconds: float) -> Iterator[Object]:
+        """One object as it is, and anew whenever it has changed, until the time is over.
+
+        Raises:
+            RequestFailed: there is none, or not any more, or the API server does not answer.
+        """
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            found = self.get(kind, namespace, name)
+            yield found
+            yield from self._following(_path(kind, namespace), found["metadata"], left)
+            time.sleep(_AGAIN_SECONDS)
+
+    def _following(self, path: str, metadata: Object, seconds: float) -> Iterator[Object]:
+        """The later versions of an object. Ends with the watch, for whatever cause: then it is to be read again."""
+        query = {
+            "watch": "true",
+            "fieldSelector": f"metadata.name={metadata['name']}",
+            "resourceVersion": metadata["resourceVersion"],
+            "timeoutSeconds": str(math.ceil(seconds)),
+        }
+        answer = self._open(path, (_CONNECT_SECONDS, seconds + _OVERTIME_SECONDS), **query)
         try:
-            answer = self._client.call_api(
+            for line in answer:
+                event = json.loads(line)
+                if event["type"] != "MODIFIED":
+                    return
+                yield event["object"]
+        except HTTPError:
+            return
+        finally:
+            answer.close()
+
+    def _ask(self, path: str, **query: str) -> Object:
+        return dict(json.loads(self._open(path, None, **query).data))
+
+    def _open(self, path: str, timeout: tuple[float, float] | None, **query: str) -> Any:
+        try:
+            return self._client.call_api(
                 path,
                 "GET",
                 query_params=list(query.items()),
@@ -60,10 +103,10 @@ class KubeReader:
                 auth_settings=["BearerToken"],
                 _preload_content=False,
                 _return_http_data_only=True,
+                _request_timeout=timeout,
             )
         except (ApiException, HTTPError) as error:
             raise RequestFailed(f"GET {path}: {error}") from error
-        return dict(json.loads(answer.data))
 
 
 def _path(kind: str, namespace: str) -> str:

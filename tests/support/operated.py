@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -206,17 +207,13 @@ class Platform:
     def wait(self, namespace: str, name: str, until: Callable[[Object], bool], seconds: float = 300) -> Object:
         """The job as soon as something is true of it; a job that ends otherwise fails at once, with its status."""
         seen: Object = {}
-
-        def check() -> Object | None:
-            nonlocal seen
-            seen = self.job(namespace, name)
-            if until(seen):
-                return seen
-            if finished(seen):
-                raise TimedOut(f"{namespace}/{name} ended without that:\n{self.story(namespace, seen)}")
-            return None
-
-        return eventually(check, seconds, lambda: self.story(namespace, seen))  # type: ignore[return-value]
+        with closing(self._reader.changes("finetunejobs", namespace, name, seconds)) as versions:
+            for seen in versions:
+                if until(seen):
+                    return seen
+                if finished(seen):
+                    raise TimedOut(f"{namespace}/{name} ended without that:\n{self.story(namespace, seen)}")
+        raise TimedOut(f"not within {seconds} s: {self.story(namespace, seen)}")
 
     def wait_finished(self, namespace: str, name: str, seconds: float = 400) -> Object:
         return self.wait(namespace, name, finished, seconds)
