@@ -21,6 +21,7 @@ _LONG = ("chart", "cluster", "faults", "training", "local", "docs")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _AFTER_MULTIPROCESSING = -200
+_CLUSTER_USERS = pytest.StashKey[set[Path]]()
 
 # No deadlines on a busy machine, and no files beside the sources; the same examples in every run.
 settings.register_profile("project", deadline=None, database=None, derandomize=True)
@@ -44,10 +45,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts the longest folders first; within one the order stays."""
+    """Puts the longest folders first, and whatever uses the session's cluster beside its folder; within one the order
+    stays."""
     folders = [config.rootpath / "tests" / folder for folder in _LONG]
+    users = {item.path for item in items if isinstance(item, pytest.Function) and "cluster" in item.fixturenames}
+    config.stash[_CLUSTER_USERS] = users
 
     def rank(file: Path) -> int:
-        return next((number for number, folder in enumerate(folders) if folder in file.parents), len(folders))
+        known = next((number for number, folder in enumerate(folders) if folder in file.parents), len(folders))
+        return min(known, _LONG.index("cluster")) if file in users else known
 
     items.sort(key=lambda item: rank(item.path))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Takes the session's cluster down after the files that use it, with all that stands on it.
+
+    For the rest of a run it would take a twenty-fifth of a core and 2 GB for each worker. Asked for later all the same,
+    by who orders tests otherwise, it is made anew.
+    """
+    if isinstance(item, pytest.Function) and item.path not in item.config.stash[_CLUSTER_USERS]:
+        for fixture in item.session._fixturemanager.getfixturedefs("cluster", item) or ():
+            # Of the request it takes the node, for messages.
+            fixture.finish(item._request)  # type: ignore[arg-type]
