@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import pytest
 
 from support.object_store import make_bucket, object_store
 from support.seeds import ROUNDS_VARIABLE, command, seeds
+from support.warm import Program
 
-TESTS = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(3600)
 
 
@@ -32,15 +30,10 @@ def test_killed_writers_leave_no_upload_and_no_part(endpoint: str, tmp_path: Pat
     make_bucket(endpoint, bucket)
     options = {"seed": seed, "count": count, "endpoint": endpoint, "bucket": bucket, "folder": tmp_path}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    done = subprocess.run(
-        [sys.executable, "-m", "support.storage_kills", what, *arguments],
-        env=os.environ | {"PYTHONPATH": str(TESTS)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    repeat = command(f"tests/faults/test_storage.py -k {what}", seed)
-    assert done.returncode == 0, f"{repeat}\n{done.stdout}{done.stderr[-4000:]}"
-    record = json.loads(done.stdout.splitlines()[-1])
+    log = tmp_path / "log"
+    code = Program("support.storage_kills", [what, *arguments], log, os.environ).wait()
+    repeat, told = command(f"tests/faults/test_storage.py -k {what}", seed), log.read_text()
+    assert code == 0, f"{repeat}\n{told[-4000:]}"
+    record = json.loads(told.splitlines()[-1])
     assert (record["kills"], record["uploadsAtTheEnd"]) == (count, 0), f"{repeat}\n{record}"
     assert record["wholeAtTheEnd"] == (1 if what == "publish" else 2), f"{repeat}\n{record}"

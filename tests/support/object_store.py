@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -48,7 +48,7 @@ def object_store(folder: Path) -> Iterator[str]:
 
 def make_bucket(endpoint: str, bucket: str) -> None:
     """Makes an empty bucket, unless the store has made it by itself meanwhile."""
-    client = boto3.client(
+    client = botocore.session.Session().create_client(
         "s3",
         endpoint_url=endpoint,
         region_name="us-east-1",

@@ -1,7 +1,7 @@
 """Publishing and saving that are killed at seeded instants, again and again, and what a reader of the store sees.
 
 Run by tests/faults/test_storage.py; prints one JSON record. Each try is forked from this process, which has imported
-all it needs and never speaks to the store but by boto3: what it sees does not depend on the code that is tested.
+all it needs and never speaks to the store but by botocore: what it sees does not depend on the code that is tested.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import boto3
+import botocore.session
 import torch
 
 from finetune_api.uris import S3Location
@@ -48,7 +48,10 @@ class Reader:
 
     def __post_init__(self) -> None:
         keys = {name.lower(): value for name, value in CREDENTIALS.items()}
-        self._client: Any = boto3.client("s3", endpoint_url=self.place.endpoint, region_name="us-east-1", **keys)
+        session = botocore.session.Session()
+        self._client: Any = session.create_client(
+            "s3", endpoint_url=self.place.endpoint, region_name="us-east-1", **keys
+        )
 
     def names(self, prefix: str) -> list[str]:
         found = self._client.list_objects_v2(Bucket=self.place.bucket, Prefix=prefix).get("Contents", ())
