@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 import pytest
 
 from finetune_sandbox import Sandbox
+from support.kube_reader import KubeReader
 
 Json = dict[str, Any]
 _numbers = count()
+# Waited for over one connection: a kubectl ten times a second would take a core.
+_LOOKED_AT = {"pod": "pods", "job": "jobs"}
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,14 @@ class Cluster:
 
     def until(self, kind: str, name: str, reached: Callable[[Json], bool]) -> Json:
         """The object once ``reached`` holds; the test's own time limit ends the wait otherwise."""
-        while not reached(found := self.get(kind, name)):
+        plural = _LOOKED_AT.get(kind)
+        while not reached(found := self._reader.get(plural, self.namespace, name) if plural else self.get(kind, name)):
             time.sleep(0.1)
         return found
+
+    @cached_property
+    def _reader(self) -> KubeReader:
+        return KubeReader(self.kubeconfig)
 
     def ended(self, name: str) -> Json:
         """A pod's status once it is Succeeded or Failed."""
@@ -104,7 +113,6 @@ def space(sandbox: Sandbox, kubectl: Callable[..., Any]) -> Iterator[Cluster]:
     """A namespace of the test's own, with its service account."""
     cluster = Cluster(kubectl, sandbox.kubeconfig, f"test-{next(_numbers)}")
     assert kubectl("create", "namespace", cluster.namespace).returncode == 0
-    while kubectl("-n", cluster.namespace, "get", "serviceaccount", "default").returncode != 0:
-        time.sleep(0.05)
+    cluster.run("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
     yield cluster
     kubectl("delete", "namespace", cluster.namespace, "--wait=false")
