@@ -14,6 +14,7 @@ import pytest
 
 from support.clusters import PROJECT
 from support.documents import Command, blocks, commands
+from support.tiny_model import write_tiny_model
 
 PAGE = PROJECT / "docs" / "first-job.md"
 # What the test does in place of a command, with the reason.
@@ -21,7 +22,7 @@ INSTEAD = {
     "make env": ":",  # The test runs in it.
     "source .venv/bin/activate": ":",  # The same.
     # Training SmolLM2 takes minutes.
-    "python -m scripts.demo.upload": f"{shlex.quote(sys.executable)} -m support.tiny_fill",
+    "python -m scripts.demo.upload": f'{shlex.quote(sys.executable)} -m support.tiny_fill "$TINY_MODEL"',
 }
 # Where files of the reader are made; the rest happens in the clone.
 OUTPUTS = ("report.html", "adapter")
@@ -63,6 +64,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     environment |= {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(PROJECT / "tests"),
+        "TINY_MODEL": str(write_tiny_model(folder / "model")),
         "XDG_STATE_HOME": str(folder / "state"),
     }
     try:
