@@ -56,10 +56,11 @@ def garbage_collector(platform: Platform) -> None:
     manifest = platform.submit(namespace, "probe", suspend=True)
     uid = platform.job(namespace, "probe")["metadata"]["uid"]
     owner = {key: manifest[key] for key in ("apiVersion", "kind")} | {"name": "probe", "uid": uid}
-    metadata = {"name": "probe", "namespace": namespace, "ownerReferences": [owner]}
+    labels = {"finetune.dev/job": "probe"}
+    metadata = {"name": "probe", "namespace": namespace, "labels": labels, "ownerReferences": [owner]}
     platform.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
     platform.kubectl("delete", "ftj", "probe", "-n", namespace)
-    eventually(lambda: "probe" not in platform.kubectl("get", "configmaps", "-n", namespace, "-o", "name"), 120)
+    eventually(lambda: not platform.children("configmaps", namespace, "probe"), 120)
     platform.kubectl("delete", "namespace", namespace, "--wait=false")
 
 

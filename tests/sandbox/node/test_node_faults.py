@@ -78,8 +78,7 @@ def test_an_evicted_pod_says_what_the_node_was_short_of(space: Any, sandbox: San
 def test_a_drained_node_takes_no_pods(space: Any, sandbox: Sandbox, whole: None) -> None:
     place(space, "drained", SLEEPING)
     assert sandbox.fault("drain", NODE).startswith(f"drained {NODE} of ")
-    while "drained" in space.run("get", "pods", "-o", "name"):
-        time.sleep(0.1)
+    space.run("wait", "--for=delete", "pod/drained", "--timeout=120s")
     assert space.get("node", NODE)["spec"]["unschedulable"] is True
     sandbox.fault("restore", NODE)
     assert "unschedulable" not in space.get("node", NODE)["spec"]
@@ -107,8 +106,7 @@ def test_a_lost_node_says_nothing_until_it_is_back(space: Any, sandbox: Sandbox,
     # Nobody is there to end it, nor to say how it ended.
     assert space.get("pod", "lost")["status"]["phase"] == "Running"
     sandbox.fault("restore", NODE)
-    while "lost" in space.run("get", "pods", "-o", "name"):
-        time.sleep(0.1)
+    space.run("wait", "--for=delete", "pod/lost", "--timeout=120s")
 
 
 def test_a_node_that_is_back_knows_that_its_pods_are_gone(space: Any, sandbox: Sandbox, whole: None) -> None:
