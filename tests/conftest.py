@@ -1,8 +1,11 @@
 """Fixtures of every test. Fixtures of a session are imported here and nowhere else, or each importer gets its own."""
 
+import atexit
+import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -42,6 +45,19 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     # When the workers have ended, and after multiprocessing has removed what it has there itself.
     Finalize(None, shutil.rmtree, (folder,), {"ignore_errors": True}, exitpriority=_AFTER_MULTIPROCESSING)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Looks for no garbage among what is collected, neither meanwhile nor later: all of it stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        # Libraries count what is left of theirs when the process ends.
+        atexit.register(gc.unfreeze)
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
