@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 _WORKERS = 16
 # A job's Job and pods change some dozen times within its first second and its last: a look at each would only find what
 # the next one finds. Kubernetes' Job controller waits a second (`syncJobBatchPeriod`).
-_REST_SECONDS = 0.25
+_REST_SECONDS = 0.1
 # kopf ends as a whole on an in-stream watch error 500 or 429, by design: start it again, and soon.
 _RESTART_SECONDS = 1.0
 _HALT_SECONDS = 0.2
