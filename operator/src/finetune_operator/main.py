@@ -38,9 +38,6 @@ from finetune_operator.tls import load_authority, server_certificate, server_con
 logger = logging.getLogger(__name__)
 
 _WORKERS = 16
-# A job's Job and pods change some dozen times within its first second and its last: a look at each would only find what
-# the next one finds. Kubernetes' Job controller waits a second (`syncJobBatchPeriod`).
-_REST_SECONDS = 0.1
 # kopf ends as a whole on an in-stream watch error 500 or 429, by design: start it again, and soon.
 _RESTART_SECONDS = 1.0
 _HALT_SECONDS = 0.2
@@ -75,7 +72,7 @@ class Service:
         self._reports = Reports()
         self._writer = ProgressWriter(kube, self._reports)
         self._reconciler = Reconciler(kube, policy, self._reports, kube.clock.now)
-        self._queue: WorkQueue[Key] = WorkQueue(metrics.timed(self._reconciler.reconcile), _WORKERS, _REST_SECONDS)
+        self._queue: WorkQueue[Key] = WorkQueue(metrics.timed(self._reconciler.reconcile), _WORKERS)
         metrics.watch_queue("waiting", lambda: self._queue.waiting)
         metrics.watch_queue("failing", lambda: self._queue.failing)
 

@@ -27,14 +27,10 @@ class WorkQueue(Generic[K]):
     """Runs ``work(key)`` for every key that was added; several adds before it starts are one.
 
     A key added while it is being worked on is worked on again afterwards: nothing that happened meanwhile is missed.
-    Between two looks at it a key rests for ``rest_seconds``, so that changes that come one after the other are one.
     """
 
-    def __init__(
-        self, work: Callable[[K], Awaitable[timedelta | None]], workers: int, rest_seconds: float = 0.0
-    ) -> None:
+    def __init__(self, work: Callable[[K], Awaitable[timedelta | None]], workers: int) -> None:
         self._work = work
-        self._rest_seconds = rest_seconds
         self._slots = asyncio.Semaphore(workers)
         self._dirty: set[K] = set()
         self._active: dict[K, asyncio.Task[None]] = {}
@@ -45,7 +41,7 @@ class WorkQueue(Generic[K]):
         """Asks for a key to be worked on."""
         self._dirty.add(key)
         if key not in self._active:
-            task = asyncio.create_task(self._work_and_rest(key))
+            task = asyncio.create_task(self._run(key))
             self._active[key] = task
             task.add_done_callback(lambda _: self._done(key))
 
@@ -87,11 +83,6 @@ class WorkQueue(Generic[K]):
         self._active.pop(key, None)
         if key in self._dirty:
             self.add(key)
-
-    async def _work_and_rest(self, key: K) -> None:
-        await self._run(key)
-        if self._rest_seconds:
-            await asyncio.sleep(self._rest_seconds)
 
     async def _run(self, key: K) -> None:
         async with self._slots:

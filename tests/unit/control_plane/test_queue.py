@@ -90,22 +90,6 @@ async def test_key_that_was_added_meanwhile_is_worked_on_once_more(queue: WorkQu
     assert work.most["a"] == 1
 
 
-async def test_changes_that_come_one_after_the_other_are_one(work: _Work) -> None:
-    queue = WorkQueue(work, workers=1, rest_seconds=0.05)
-    queue.add("a")
-    await _until(lambda: work.calls == ["a"])
-    for _ in range(5):
-        queue.add("a")
-        await _idle()
-    # While one key rests, the worker is there for others.
-    queue.add("b")
-    await _until(lambda: work.calls == ["a", "b"])
-    await _until(lambda: len(work.calls) == 3)
-    await asyncio.sleep(0.1)
-    assert work.calls == ["a", "b", "a"]
-    await queue.close()
-
-
 async def test_keys_run_beside_each_other_up_to_the_number_of_workers(queue: WorkQueue[str], work: _Work) -> None:
     work.gate.clear()
     for key in "abcd":
