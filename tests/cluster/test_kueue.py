@@ -101,7 +101,7 @@ def test_of_two_gangs_on_quota_for_one_the_second_waits_its_turn(queued: Platfor
 
 
 def test_a_gang_that_gives_way_goes_on_from_its_checkpoint(queued: Platform, team: str) -> None:
-    submit(queued, team, "low", hyperparameters={"maxSteps": 150}, checkpoint={"everySteps": 1000})
+    submit(queued, team, "low", hyperparameters={"maxSteps": 300}, checkpoint={"everySteps": 1000})
     # A report may come before the operator has seen the pods run, of which it would not say that they ran again.
     queued.wait(
         team, "low", lambda job: is_true(job, "Running") and job["status"].get("progress", {}).get("step", 0) >= 3
