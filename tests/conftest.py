@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator
 from multiprocessing.util import Finalize
@@ -36,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     pytest's folders stay where they are, for who wants to look into those of a failed test.
     """
+    # A shell has what it runs in the background ignore SIGINT, and with it all programs that tests start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):
         return
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())

@@ -180,10 +180,7 @@ def test_an_attached_sandbox_and_operator_end_with_a_process_that_is_killed(stat
 
 def test_an_interrupted_up_leaves_nothing(state_dir: Path, control_plane: Path) -> None:
     line = [sys.executable, "-m", "finetune_sandbox", "up", "--state-dir", str(state_dir)]
-    # A shell without job control has what it starts in the background ignore SIGINT, these tests and all they start.
-    code = "import os, signal as s, sys; s.signal(s.SIGINT, s.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
-    heard = [sys.executable, "-c", code, *line]
-    with subprocess.Popen(heard, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as starting:
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as starting:
         while not (state_dir / "logs/etcd.log").exists():
             assert starting.poll() is None
         starting.send_signal(signal.SIGINT)
