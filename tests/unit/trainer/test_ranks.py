@@ -27,7 +27,8 @@ signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
 free = lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
 children = [subprocess.Popen([sys.executable, "-c", code], preexec_fn=free) for code in sys.argv[2:]]
 ends = Family({child.pid: rank for rank, child in enumerate(children)}, float(sys.argv[1])).wait()
-print(json.dumps(ends))
+# A child may have ended in the middle of a line.
+print("\\n" + json.dumps(ends))
 """
 # The launcher's fork, whose launcher is gone: nobody else has the other end.
 _PARENT = """
