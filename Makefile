@@ -7,9 +7,9 @@ SHELL := bash
 BIN := $(CURDIR)/.venv/bin
 # ninja, kubectl, weed and torchrun live in the environment.
 export PATH := $(BIN):$(PATH)
-# Twice as many workers as two cores: tests wait half of the time. Files stay together, since their fixtures run whole
+# More workers than two cores: tests wait a fifth of the time. Files stay together, since their fixtures run whole
 # trainings.
-PYTEST_FLAGS ?= -q -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST_FLAGS ?= -q -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help env demo demo-dpo test faults lint crds verify bench images clean
 

@@ -75,7 +75,7 @@ def urgent(platform: Platform, namespace: str) -> Iterator[str]:
 def test_a_gang_of_higher_priority_takes_the_room_and_gives_it_back(
     platform: Platform, namespace: str, two_nodes: dict[str, str], urgent: str
 ) -> None:
-    platform.submit(namespace, "low", **gang(two_nodes, hyperparameters={"maxSteps": 150}))
+    platform.submit(namespace, "low", **gang(two_nodes, hyperparameters={"maxSteps": 300}))
     platform.wait(
         namespace, "low", lambda job: is_true(job, "Running") and job["status"].get("progress", {}).get("step", 0) >= 3
     )

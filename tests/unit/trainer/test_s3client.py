@@ -40,4 +40,6 @@ def test_descriptions_are_read_without_a_look_for_credentials(monkeypatch: pytes
         raise AssertionError("looked for credentials")
 
     monkeypatch.setattr("botocore.session.Session.get_credentials", no_credentials)
+    s3client._loader_of.cache_clear()  # type: ignore[attr-defined]
     read_descriptions()
+    assert s3client._loader_of.cache_info().currsize == 1  # type: ignore[attr-defined]
