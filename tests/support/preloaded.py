@@ -1,4 +1,5 @@
-"""Imported once per test worker, by the process that :mod:`support.warm` forks: what trains, and bitsandbytes too.
+"""Imported once per test worker, by the process that :mod:`support.warm` forks: what the sandbox's pods find imported,
+and bitsandbytes too.
 
 No tensor may be computed with here: threads do not survive a fork.
 """
@@ -13,16 +14,13 @@ from finetune_trainer.imports import training_process
 from finetune_trainer.training.devices import process_environment
 
 os.environ.update(process_environment(Device.CPU, threads=1))
+# With bitsandbytes, which the next import would hide were it not there.
 training_process()
 
 # What DeepSpeed and transformers import when an engine or a model is made.
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402, F401
 import transformers.models.llama.modeling_llama  # noqa: E402, F401
 
-from finetune_trainer import prepare  # noqa: E402, F401
-from finetune_trainer.artifact import publish  # noqa: E402, F401
-from finetune_trainer.storage import s3  # noqa: E402, F401
-from finetune_trainer.storage.s3client import read_descriptions  # noqa: E402
-from finetune_trainer.training import launch  # noqa: E402, F401
+import finetune_trainer.preload  # noqa: E402, F401
 
-read_descriptions()
 gc.freeze()

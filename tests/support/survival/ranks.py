@@ -16,7 +16,6 @@ from typing import Self
 
 from finetune_api.outcomes import StageOutcome
 from finetune_api.plan import RunPlan
-from finetune_trainer.imports import hide_bitsandbytes, training_process
 from finetune_trainer.main import log_format
 from finetune_trainer.training.heartbeat import Beat, read_beat
 from finetune_trainer.workspace import Workspace
@@ -28,12 +27,6 @@ _SETTINGS = {
     "FINETUNE_COLLECTIVE_TIMEOUT": "60",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-_MODULES = (
-    # What DeepSpeed and transformers import when an engine or a model is made.
-    "deepspeed.runtime.zero.muon.muon_optimizer",
-    "transformers.models.llama.modeling_llama",
-    "finetune_trainer.artifact.publish",
-)
 # Far more than anything here takes.
 BOUND_SECONDS = 300.0
 _LOOK_SECONDS = 0.002
@@ -42,10 +35,7 @@ _LOOK_SECONDS = 0.002
 def import_everything() -> None:
     """Imports what ranks need. No tensor may be computed with in this process: threads do not survive a fork."""
     os.environ.update(_SETTINGS)
-    hide_bitsandbytes()
-    training_process()
-    for module in _MODULES:
-        importlib.import_module(module)
+    importlib.import_module("support.preloaded")
 
 
 def in_child(work: Callable[[], object]) -> None:
