@@ -56,7 +56,8 @@ rm -rf .venv
 "$python" -m venv --without-pip .venv
 site="$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 "$deps/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$site/finetune-dependencies.pth"
-"$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+# uv leaves a lock file per clone in the temporary folder.
+TMPDIR="$PWD/.venv" "$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
 # Console scripts of the dependencies (kubectl, weed, ninja, pytest, ...) run with this clone's interpreter.
 for script in "$deps"/bin/*; do
     name="$(basename "$script")"
