@@ -14,8 +14,9 @@ from support.clusters import Cluster
 from support.operated import Platform, eventually
 from support.tiny_model import write_chat_rows, write_tiny_model
 
-# How long a job waits for a Secret, and for pods of a gang that cannot be placed.
-GRACES = ["--secret-grace-seconds", "3", "--gang-grace-seconds", "3"]
+# How long a job waits for a Secret, and for pods of a gang that cannot be placed. Tests make what is missing meanwhile:
+# on a busy machine a command of kubectl takes seconds.
+GRACES = ["--secret-grace-seconds", "15", "--gang-grace-seconds", "3"]
 
 
 def _store(cluster: Cluster) -> dict[str, str]:

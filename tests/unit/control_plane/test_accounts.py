@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -68,8 +69,10 @@ def test_another_is_waited_for_and_then_refused(account: Object | None) -> None:
     """It may come a moment later when both are in one commit."""
     first = _look(account)
     assert first.create == ()
-    assert first.requeue_after is not None
     assert first.status.state == "Preparing"
+    # No watch tells of a ServiceAccount: it is asked for again and again.
+    for seconds, again in ((1, 3), (29, 2)):
+        assert _look(account, seconds, first.status.to_wire()).requeue_after == timedelta(seconds=again)
     late = _look(account, 31, first.status.to_wire())
     assert late.create == ()
     assert (late.status.state, late.status.failure.failure_class) == ("Failed", "UserError")

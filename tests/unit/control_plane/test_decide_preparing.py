@@ -47,7 +47,7 @@ CASES: dict[str, Case] = {
         jobs=(batch_job(Stage.PREPARE),),
         pods=(CONFIG_ERROR,),
         now=10,
-        again=21,
+        again=3,
     ),
     "a Secret that does not come fails the job": Case(
         "Failed",

@@ -15,16 +15,13 @@ from finetune_operator.attempts import SUSPENDED
 from finetune_operator.decide.endings import finished, invalid, unchanged
 from finetune_operator.decide.preparing import CHECKING, begin
 from finetune_operator.decide.training import follow
-from finetune_operator.decide.turn import Decision, Turn
+from finetune_operator.decide.turn import ASK_AGAIN, Decision, Turn
 from finetune_operator.failures import problems_of
 from finetune_operator.observation import Observation
 from finetune_operator.policy import Policy
 from finetune_operator.profiles import Stall, adopted, governed, platform_under
 from finetune_operator.queueing import left_to_others
 from finetune_operator.standing import is_final, status_in
-
-# How soon to look again for a profile that is missing or has to be mended.
-_PROFILE_WAIT = timedelta(seconds=3)
 
 
 def decide(seen: Observation, policy: Policy) -> Decision:
@@ -66,7 +63,7 @@ def refused(seen: Observation, problem: str) -> FineTuneJobStatus:
 def _stalled(seen: Observation, status: FineTuneJobStatus, stall: Stall) -> Decision:
     """Nothing can be decided before somebody has mended a profile, which is looked at again and again."""
     phase = Phase(State.PENDING, stall.reason, stall.message)
-    return Decision(status_in(seen, status, phase), requeue_after=_PROFILE_WAIT)
+    return Decision(status_in(seen, status, phase), requeue_after=ASK_AGAIN)
 
 
 def _adopt(turn: Turn, snapshot: ProfileSnapshot | None) -> Decision:

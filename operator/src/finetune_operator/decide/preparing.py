@@ -14,7 +14,7 @@ from finetune_operator.accounts import refusal
 from finetune_operator.attempts import adjusted, adjustment_of, next_start
 from finetune_operator.decide.endings import complete, fail
 from finetune_operator.decide.training import attempt_failed
-from finetune_operator.decide.turn import Decision, Turn
+from finetune_operator.decide.turn import ASK_AGAIN, Decision, Turn
 from finetune_operator.failures import cause_of_attempt
 from finetune_operator.failures import failure as failure_of
 from finetune_operator.lost_pods import abandoned, is_lost, silenced
@@ -94,10 +94,12 @@ def _secret_missing(turn: Turn, pod: Pod) -> Decision:
 def _awaited(turn: Turn, reason: Reason, failure: Failure, since: datetime | None) -> Decision:
     """Fails once something that others have to make was waited for long enough."""
     until = (since or turn.now) + turn.policy.secret_grace
-    if until <= turn.now:
+    left = until - turn.now
+    if left <= timedelta(0):
         return fail(turn, reason, failure)
     message = f"{failure.words} It is waited for until {until:%Y-%m-%d %H:%M:%S} UTC."
-    return turn.settle(Phase(State.PREPARING, reason, message), requeue_after=until - turn.now + timedelta(seconds=1))
+    again = min(left + timedelta(seconds=1), ASK_AGAIN)
+    return turn.settle(Phase(State.PREPARING, reason, message), requeue_after=again)
 
 
 def _prepare_ended(turn: Turn, job: ChildJob) -> Decision:

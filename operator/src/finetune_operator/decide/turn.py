@@ -20,6 +20,9 @@ from finetune_operator.standing import status_in
 
 Object = dict[str, Any]
 
+# How soon to look again for what somebody else has to make or mend, and no watch tells of.
+ASK_AGAIN = timedelta(seconds=3)
+
 
 @dataclass(frozen=True)
 class Decision:
