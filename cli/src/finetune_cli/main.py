@@ -6,6 +6,7 @@ import io
 import os
 import shlex
 import sys
+from contextlib import redirect_stdout
 from typing import Annotated
 
 import typer
@@ -91,8 +92,9 @@ def main() -> None:
 def complete_for_kubectl() -> None:
     """Entry point of ``kubectl_complete-finetune``, which kubectl asks for the next word of ``kubectl finetune ...``.
 
-    Its arguments are the words so far, the last one unfinished. It prints the words that fit, one a line, and the
-    directive 4 (no file names) of kubectl's completion (https://pkg.go.dev/github.com/spf13/cobra#ShellCompDirective).
+    Its arguments are the words so far, the last one unfinished. It prints the words that fit, one a line, and a
+    directive of kubectl's completion (https://pkg.go.dev/github.com/spf13/cobra#ShellCompDirective): 4 (no file names)
+    after words, 0 where there are none, so that the shell offers files, as it does for ``finetune`` itself.
     """
     words = ["finetune", *sys.argv[1:]]
     os.environ |= {
@@ -100,7 +102,10 @@ def complete_for_kubectl() -> None:
         "COMP_WORDS": shlex.join(words),
         "COMP_CWORD": str(len(words) - 1),
     }
+    offered = io.StringIO()
     try:
-        app(prog_name="finetune")
+        with redirect_stdout(offered):
+            app(prog_name="finetune")
     finally:
-        print(":4")
+        words_that_fit = offered.getvalue().strip()
+        print(f"{words_that_fit}\n:4" if words_that_fit else ":0")

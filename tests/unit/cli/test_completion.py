@@ -11,7 +11,6 @@ import pytest
 
 from finetune_cli.main import app, complete_for_kubectl
 from support.answering_server import Answer, Answers, refused, write_kubeconfig
-from support.command_line import CommandLine
 from support.shown_jobs import TRAINING, job
 
 Complete = Callable[[str], list[str]]
@@ -66,15 +65,25 @@ def test_contexts_of_the_kubeconfig(complete: Complete, tmp_path: Path) -> None:
     assert complete("finetune list --kubeconfig /nonexistent --context p") == []
 
 
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [(["watch", ""], ["legal", ":4"]), (["plan", "exam"], [":0"])],
+    ids=["words", "none, so that the shell offers files"],
+)
 def test_kubectl_asks_its_own_way(
-    connected: CommandLine, api: Answers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    offered: list[str],
+    api: Answers,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     api.give("GET /apis/finetune.dev/v1alpha1/namespaces/team-a/finetunejobs", Answer({"items": [job("legal")]}))
     for name in ("_FINETUNE_COMPLETE", "COMP_WORDS", "COMP_CWORD"):
         monkeypatch.setenv(name, "")
-    monkeypatch.setattr(sys, "argv", ["kubectl_complete-finetune", "watch", ""])
+    monkeypatch.setattr(sys, "argv", ["kubectl_complete-finetune", *words])
 
     with pytest.raises(SystemExit):
         complete_for_kubectl()
 
-    assert capsys.readouterr().out.split() == ["legal", ":4"]
+    assert capsys.readouterr().out.split() == offered
