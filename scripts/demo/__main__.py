@@ -44,6 +44,8 @@ def main() -> int:
         signal.signal(number, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="finetune-demo-") as folder:
+            # PyTorch makes this folder when transformers are imported, by default among the temporary ones for good.
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{folder}/inductor")
             return demo(Path(folder), jobs)
     except KeyboardInterrupt:
         say("\nStopped. Everything that the demo started has been taken down.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ class Results:
 
     def _losses(self, adapter: Path, status: Mapping[str, Any]) -> bool:
         heading("The adapter, loaded back with PEFT from the bucket, beside the base model")
+        # PEFT imports it for any adapter, and it warns that weights of four bits would be slow; there are none.
+        getLogger("bitsandbytes").setLevel(ERROR)
         # Imported here: until now no torch was needed, and importing it takes seconds.
         from scripts.demo.compare import compare
 
